@@ -1,0 +1,195 @@
+"""The relay: joins two transports, with back-pressure, half-close and honest ends.
+
+Each transport gets a :class:`RelayEnd` as its protocol (or the end is told of what happens by the protocol that did the
+handshake and inherits from it). Before the join an end holds early bytes, bounded; :func:`join` lets both flow.
+
+The rules of ends: a clean end of one direction reaches the other application as a FIN, and everything else (a reset, a
+timeout, a failed check, a killed peer) as a reset, so that a cut stream is never taken for a whole one.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.internet import error
+from twisted.internet.interfaces import IConsumer, IHalfCloseableProtocol, IPushProducer, ITCPTransport, ITransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mikanet.errors import LocalProtocolError
+
+#: Most early bytes that an end holds before it stops reading (our choice: one socket read).
+MAX_EARLY = 65536
+
+#: Upper bound of what one paused direction keeps in user space: Twisted pauses a producer above 64 KiB, and one more
+#: read of 64 KiB may already be on its way. Used as the price of a pause in :class:`MemoryBudget`.
+PAUSED_COST = 2 * 65536
+
+
+class MemoryBudget:
+    """How much memory all relays of a process may keep in buffers; beyond it new streams are refused.
+
+    :ivar used: an upper bound of the bytes in relay buffers now.
+    """
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether new streams should be refused."""
+        return self.used >= self.limit
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class RelayEnd(Protocol):
+    """One end of a relay: what arrives here leaves at the other end.
+
+    As a producer it stands between the other end's transport and its own, to know which of them is paused.
+
+    :ivar peer: the other end, None until joined and after the end.
+    """
+
+    # Kept as class attributes so that the thousands of idle ends of a busy server carry only what differs.
+    transport: ITCPTransport | None
+    peer: RelayEnd | None = None
+    budget: MemoryBudget | None = None
+    _early: bytearray | None = None
+    _read_ended = False
+    _write_ended = False
+    _lost = False
+    _paused = False
+
+    def dataReceived(self, data: bytes) -> None:
+        """Pass bytes on, or hold them until there is someone to pass them to."""
+        peer = self.peer
+        if peer is not None:
+            transport = peer.transport
+            if transport is not None:
+                transport.write(data)
+        elif not self._lost:
+            self._hold(data)
+
+    def _hold(self, data: bytes) -> None:
+        if self._early is None:
+            self._early = bytearray()
+        self._early += data
+        if len(self._early) >= MAX_EARLY:
+            self.pauseProducing()
+
+    def take_early(self) -> bytes:
+        """The bytes held so far; the caller passes them on."""
+        early, self._early = self._early, None
+        return bytes(early) if early else b""
+
+    # -- ends
+
+    def readConnectionLost(self) -> None:
+        """Our application said that it sends no more."""
+        self._read_ended = True
+        if self.peer is not None:
+            self.peer.end_writing()
+
+    def writeConnectionLost(self) -> None:
+        """Our own FIN has been sent."""
+
+    def end_writing(self) -> None:
+        """Send what is buffered, then a FIN; with both directions ended, let go of both transports."""
+        if self._write_ended or self._lost:
+            return
+        peer = self.peer
+        if peer is not None and self._read_ended and peer._write_ended:
+            self._close()
+            peer._close()
+            return
+        transport = self.transport
+        # A transport without half-close (TLS) keeps the other direction alive and ends when that one does.
+        if transport is not None and hasattr(transport, "loseWriteConnection"):
+            _unregister(transport)
+            transport.loseWriteConnection()
+        self._write_ended = True
+
+    def _close(self) -> None:
+        self._write_ended = True
+        if self.transport is not None and not self._lost:
+            _unregister(self.transport)
+            self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """End at once with a reset."""
+        if self.transport is not None and not self._lost:
+            self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Our transport is gone: the other end goes too, cleanly only if this end was clean."""
+        self._lost = True
+        self._early = None
+        self._mark_paused(False)
+        peer, self.peer = self.peer, None
+        if peer is None:
+            return
+        peer.peer = None
+        if peer.transport is None or peer._lost:
+            return
+        _unregister(peer.transport)
+        if reason.check(error.ConnectionDone):
+            peer.transport.loseConnection()
+        else:
+            peer.transport.abortConnection()
+
+    # -- flow control: this end is the producer that feeds the peer's transport
+
+    def pauseProducing(self) -> None:
+        """The peer's transport is full: stop reading here."""
+        if self.transport is not None and not self._lost:
+            cast(IPushProducer, self.transport).pauseProducing()
+            self._mark_paused(True)
+
+    def resumeProducing(self) -> None:
+        """The peer's transport has room: read again."""
+        if self.transport is not None and not self._lost:
+            self._mark_paused(False)
+            cast(IPushProducer, self.transport).resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The peer's transport is gone; its connectionLost says how."""
+
+    def _mark_paused(self, paused: bool) -> None:
+        if paused != self._paused:
+            self._paused = paused
+            if self.budget is not None:
+                self.budget.used += PAUSED_COST if paused else -PAUSED_COST
+
+
+def join(first: RelayEnd, second: RelayEnd) -> None:
+    """Let bytes, ends and back-pressure flow between two connected ends.
+
+    Early bytes of each are passed on at once, in order; so is an end that came before the join.
+
+    :raises LocalProtocolError: if one of them is already joined or not connected.
+    """
+    for end in (first, second):
+        if end.peer is not None or end.transport is None or end._lost:
+            raise LocalProtocolError("a relay joins two connected ends, once")
+    first.peer, second.peer = second, first
+    for source, sink in ((first, second), (second, first)):
+        assert sink.transport is not None
+        early = source.take_early()
+        if early:
+            sink.transport.write(early)
+        if source._paused:
+            source.resumeProducing()
+        # Registered after the early bytes: a producer that is already paused by them is told so here.
+        if not source._read_ended and not sink._write_ended:
+            cast(IConsumer, sink.transport).registerProducer(source, True)
+        else:
+            sink.end_writing()
+
+
+def _unregister(transport: ITransport) -> None:
+    # A transport with a producer never sends its FIN.
+    cast(IConsumer, transport).unregisterProducer()

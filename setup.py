@@ -1,0 +1,45 @@
+"""Packaging of mikanet.
+
+``package_dir`` and the explicit ``twisted.plugins`` entry are both needed: only so do a wheel, an editable install and
+a plain checkout all show the plugins to ``twisted.plugin``. ``twisted/`` and ``twisted/plugins/`` carry no
+``__init__.py``, because those packages belong to Twisted.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="mikanet",
+    version="0.1.0.dev0",
+    description="Five secure tunnels as one Twisted toolbox",
+    long_description=(Path(__file__).parent / "README.rst").read_text(encoding="utf-8"),
+    long_description_content_type="text/x-rst",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["mikanet", "mikanet.*"]), "twisted.plugins"],
+    package_dir={"": "."},
+    package_data={"mikanet": ["py.typed"]},
+    include_package_data=True,
+    zip_safe=False,
+    install_requires=[
+        "Twisted[tls]>=25.5",
+        "pyOpenSSL>=24.1",
+        "service-identity>=24.1",
+        "cryptography>=43",
+        "zope.interface>=7",
+        "treq>=24.9",
+        "h11>=0.14",
+    ],
+    extras_require={
+        "test": ["hypothesis>=6.100"],
+        "docs": ["Sphinx>=7"],
+    },
+    entry_points={"console_scripts": ["mikanet = mikanet.cli.main:main"]},
+    classifiers=[
+        "Framework :: Twisted",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Internet :: Proxy Servers",
+        "Typing :: Typed",
+    ],
+)
