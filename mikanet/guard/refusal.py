@@ -1,0 +1,92 @@
+"""Refusal: the one way in which a server turns a peer away that proved nothing (X2).
+
+A prober learns from differences: how many bytes were read before the close, whether the close was a FIN or a reset, how
+long it took. So every failure looks the same. What arrives is read and thrown away without a limit, at a steady pace;
+nothing is answered; at a fixed time after the connection was accepted the server sends a FIN. A peer that closes early
+does not change that time.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport
+
+from mikanet.guard.deadlines import Deadlines
+
+#: How fast refused input is read, in bytes per second.
+PACE = 65536
+
+#: How long, in seconds, input is still read after our FIN, so that a slow FIN is not overtaken by a reset.
+LINGER = 5.0
+
+
+class Refusals:
+    """The refusals of one server.
+
+    :param clock: the reactor's time.
+    :param refusal_time: seconds from accept (or from a failure after proof) to our FIN.
+    """
+
+    def __init__(self, clock: IReactorTime, refusal_time: float) -> None:
+        self.clock = clock
+        #: From accept to the FIN; every connection starts one.
+        self.deadlines = Deadlines(clock, refusal_time)
+        self.lingering = Deadlines(clock, LINGER)
+
+
+class Refusal:
+    """One connection that is being turned away. The protocol hands it everything that still arrives.
+
+    :param transport: the connection; nothing has been written to it.
+    """
+
+    __slots__ = ("_owed", "_refusals", "_timer", "_transport", "ended")
+
+    def __init__(self, refusals: Refusals, transport: ITCPTransport) -> None:
+        self._refusals = refusals
+        self._transport: ITCPTransport | None = transport
+        self._owed = 0
+        self._timer: int | None = None
+        self.ended = False
+
+    def data_received(self, size: int) -> None:
+        """``size`` bytes came in and are thrown away; reading pauses for as long as they cost at the steady pace."""
+        transport = self._transport
+        if transport is None or self.ended:
+            return
+        self._owed += size
+        if self._owed < PACE // 4:
+            return
+        producer = cast(IPushProducer, transport)
+        producer.pauseProducing()
+        self._refusals.clock.callLater(self._owed / PACE, self._resume)
+        self._owed = 0
+
+    def _resume(self) -> None:
+        if self._transport is not None:
+            cast(IPushProducer, self._transport).resumeProducing()
+
+    def end(self) -> None:
+        """The time has come: send the FIN, read what is left, and let go."""
+        transport = self._transport
+        if transport is None or self.ended:
+            return
+        self.ended = True
+        if hasattr(transport, "loseWriteConnection"):
+            transport.loseWriteConnection()
+            self._resume()
+            self._timer = self._refusals.lingering.start(transport.loseConnection)
+        else:
+            transport.loseConnection()
+
+    def read_ended(self) -> None:
+        """The peer sends no more. Our own end stays where it was, but after it there is nothing to wait for."""
+        if self.ended and self._transport is not None:
+            self._transport.loseConnection()
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._transport = None
+        if self._timer is not None:
+            self._refusals.lingering.cancel(self._timer)
