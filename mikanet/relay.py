@@ -9,6 +9,8 @@ timeout, a failed check, a killed peer) as a reset, so that a cut stream is neve
 
 from __future__ import annotations
 
+import socket
+import struct
 from typing import cast
 
 from twisted.internet import error
@@ -68,11 +70,14 @@ class RelayEnd(Protocol):
         """Pass bytes on, or hold them until there is someone to pass them to."""
         peer = self.peer
         if peer is not None:
-            transport = peer.transport
-            if transport is not None:
-                transport.write(data)
+            peer.send(data)
         elif not self._lost:
             self._hold(data)
+
+    def send(self, data: bytes) -> None:
+        """Send what came in at the other end; an end whose wire is not the plain stream overrides this."""
+        if self.transport is not None:
+            self.transport.write(data)
 
     def _hold(self, data: bytes) -> None:
         if self._early is None:
@@ -116,8 +121,7 @@ class RelayEnd(Protocol):
     def _close(self) -> None:
         self._write_ended = True
         if self.transport is not None and not self._lost:
-            _unregister(self.transport)
-            self.transport.loseConnection()
+            _end_cleanly(self.transport)
 
     def abort(self) -> None:
         """End at once with a reset."""
@@ -135,10 +139,10 @@ class RelayEnd(Protocol):
         peer.peer = None
         if peer.transport is None or peer._lost:
             return
-        _unregister(peer.transport)
         if reason.check(error.ConnectionDone):
-            peer.transport.loseConnection()
+            _end_cleanly(peer.transport)
         else:
+            _unregister(peer.transport)
             peer.transport.abortConnection()
 
     # -- flow control: this end is the producer that feeds the peer's transport
@@ -178,9 +182,10 @@ def join(first: RelayEnd, second: RelayEnd) -> None:
     first.peer, second.peer = second, first
     for source, sink in ((first, second), (second, first)):
         assert sink.transport is not None
+        _set_crash_reset(sink.transport, True)
         early = source.take_early()
         if early:
-            sink.transport.write(early)
+            sink.send(early)
         if source._paused:
             source.resumeProducing()
         # Registered after the early bytes: a producer that is already paused by them is told so here.
@@ -193,3 +198,23 @@ def join(first: RelayEnd, second: RelayEnd) -> None:
 def _unregister(transport: ITransport) -> None:
     # A transport with a producer never sends its FIN.
     cast(IConsumer, transport).unregisterProducer()
+
+
+def _end_cleanly(transport: ITransport) -> None:
+    _unregister(transport)
+    _set_crash_reset(transport, False)
+    transport.loseConnection()
+
+
+def _set_crash_reset(transport: ITransport, on: bool) -> None:
+    """Make the kernel end a socket with a reset if this process dies, as the stream on it would then be cut.
+
+    A lingering time of zero does that; it is taken back before a clean close, which would otherwise reset as well.
+    Transports that are no sockets have ends of their own.
+    """
+    get_handle = getattr(transport, "getHandle", None)
+    if get_handle is not None:
+        get_handle().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ON if on else _LINGER_OFF)
+
+
+_LINGER_ON, _LINGER_OFF = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)

@@ -1,0 +1,1 @@
+"""What every twistd service shares: options, secrets, the state folder, listening, and an orderly end."""

@@ -1,0 +1,345 @@
+"""Mika's client: filters around :class:`~mikanet.mika.session.ClientSession`, and the tunnel that front doors use."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+from twisted.internet import error
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import (
+    IConsumer,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mikanet.address import Address
+from mikanet.counters import Counters
+from mikanet.errors import DestinationError, Reason
+from mikanet.filters.base import Filter, FilterClientEndpoint
+from mikanet.filters.base import Kind as SideKind
+from mikanet.guard.deadlines import Deadlines
+from mikanet.interfaces import IPacketTransport, ITunnel
+from mikanet.mika.session import ClientSession, Keys, Profile
+from mikanet.mika.wire import IV_SIZE, MAX_DATAGRAM, Header, Kind
+
+#: A server that accepts connections and sends nothing for this long, in seconds, is suspicious.
+SILENCE_TIME = 10.0
+
+#: How many such connections, without a single answer before, it takes to say so.
+SILENCES = 3
+
+#: Least time, in seconds, between two messages about the same trouble.
+REPEAT_TIME = 60.0
+
+_log = Logger()
+
+
+@dataclass(frozen=True)
+class MikaClientConfig:
+    """What a client needs besides its reactor.
+
+    :ivar wall_clock: Unix time, as the protocol sends it.
+    :ivar printable_iv: begin each connection with six printable bytes (M6).
+    """
+
+    keys: Keys
+    counters: Counters = field(default_factory=Counters)
+    wall_clock: Callable[[], float] = time.time
+    random_bytes: Callable[[int], bytes] = os.urandom
+    random_below: Callable[[int], int] = secrets.randbelow
+    printable_iv: bool = False
+
+    def new_session(self, kind: Kind, destination: Address | None) -> ClientSession:
+        """A session for one connection that is made now."""
+        header = Header(kind, destination, int(self.wall_clock()))
+        return ClientSession(self.keys, header, self._new_iv(), self.random_below)
+
+    def _new_iv(self) -> bytes:
+        iv = self.random_bytes(IV_SIZE)
+        if self.printable_iv:
+            iv = bytes(0x21 + self.random_below(0x7F - 0x21) for _ in range(6)) + iv[6:]
+        return iv
+
+
+class _MikaClient(Filter):
+    """What stream and datagram clients share: the first flight in one write, and both kinds of end."""
+
+    __slots__ = ("_health", "_heard", "_held", "_session", "_silence_key")
+
+    def __init__(self, upper: IProtocol, session: ClientSession, health: ServerHealth) -> None:
+        super().__init__(upper)
+        self._session = session
+        self._health = health
+        self._held: list[bytes] | None = None
+        self._heard = False
+        self._silence_key: int | None = None
+
+    def connectionMade(self) -> None:
+        """Send IV, header and whatever the upper protocol writes while it is being connected as one write."""
+        assert self.transport is not None
+        self.transport.setTcpNoDelay(True)
+        self.transport.setTcpKeepAlive(True)
+        self._silence_key = self._health.connected()
+        held = self._held = [self._session.open()]
+        self.establish()
+        self._held = None
+        if self.transport is not None:
+            self.transport.write(b"".join(held))
+
+    def _send(self, data: bytes) -> None:
+        if self._held is not None:
+            self._held.append(data)
+        elif self.transport is not None:
+            self.transport.write(data)
+
+    def _hear(self) -> None:
+        self._heard = True
+        self._health.heard()
+        if self._silence_key is not None:
+            self._health.silences.cancel(self._silence_key)
+
+    def _end(self) -> None:
+        """Send the end mark, and with it everything that still waits for the first flight."""
+        data = self._session.end()
+        if data:
+            self._send(data)
+
+    def loseConnection(self) -> None:
+        """End cleanly: the server learns by the end mark that nothing was cut."""
+        if self.transport is not None:
+            self._end()
+            self._flush_held()
+            self.transport.loseConnection()
+
+    def _flush_held(self) -> None:
+        # An upper protocol may end the connection while it is being connected.
+        if self._held is not None and self.transport is not None:
+            self.transport.write(b"".join(self._held))
+            self._held.clear()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The server is gone."""
+        if self._silence_key is not None:
+            self._health.silences.cancel(self._silence_key)
+        super().connectionLost(reason)
+
+
+class MikaClientFilter(_MikaClient):
+    """A stream through Mika. Lower side: byte stream. Upper side: byte stream."""
+
+    __slots__ = ()
+
+    def write(self, data: bytes) -> None:
+        """Stream data from above."""
+        if data:
+            self._send(self._session.send(data))
+
+    def dataReceived(self, data: bytes) -> None:
+        """Response bytes from the server."""
+        if not self._heard:
+            self._hear()
+        self.upper.dataReceived(self._session.receive(data))
+
+    def loseWriteConnection(self) -> None:
+        """End our direction. The original server cuts the response at a FIN, so ``go`` sends the mark alone (M5)."""
+        if self.transport is None:
+            return
+        self._end()
+        if self._health.profile is not Profile.GO:
+            self._flush_held()
+            self.transport.loseWriteConnection()
+
+
+@implementer(IPacketTransport, IPushProducer)
+class MikaDatagramFilter(_MikaClient):
+    """Datagrams through Mika. Lower side: byte stream. Upper side: packets, reliable and in order once accepted.
+
+    A datagram that comes while the link is full is dropped, as a network does.
+    """
+
+    upper_kind = SideKind.PACKETS
+    max_packet_size = MAX_DATAGRAM
+
+    __slots__ = ("_full",)
+
+    def __init__(self, upper: IProtocol, session: ClientSession, health: ServerHealth) -> None:
+        super().__init__(upper, session, health)
+        self._full = _FullFlag()
+
+    def connectionMade(self) -> None:
+        """Watch the link's buffer, then begin."""
+        cast(IConsumer, self.transport).registerProducer(self._full, True)
+        super().connectionMade()
+
+    def write(self, data: bytes) -> None:
+        """One datagram, up to 65507 bytes; empty ones do not exist here."""
+        if 0 < len(data) <= MAX_DATAGRAM and not self._full.full:
+            self._send(self._session.send_datagram(data))
+
+    def dataReceived(self, data: bytes) -> None:
+        """Datagrams from the server."""
+        if not self._heard:
+            self._hear()
+        for datagram in self._session.receive_datagrams(data):
+            self.upper.dataReceived(datagram)
+
+    def loseConnection(self) -> None:
+        """End the flow."""
+        if self.transport is not None:
+            cast(IConsumer, self.transport).unregisterProducer()
+        super().loseConnection()
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """Datagrams know no back-pressure: what does not fit is dropped."""
+
+    def unregisterProducer(self) -> None:
+        """As :meth:`registerProducer`."""
+
+
+@implementer(IPushProducer)
+class _FullFlag:
+    """A producer that only remembers whether it should pause."""
+
+    __slots__ = ("full",)
+
+    def __init__(self) -> None:
+        self.full = False
+
+    def pauseProducing(self) -> None:
+        self.full = True
+
+    def resumeProducing(self) -> None:
+        self.full = False
+
+    def stopProducing(self) -> None:
+        self.full = True
+
+
+class ServerHealth:
+    """What a client knows of its server, and the few words it says to its user about that.
+
+    :param server: the server as the user wrote it.
+    :param report: takes one line for the user; the default logs a warning.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, server: str, profile: Profile, report: Callable[[str], None] | None = None
+    ) -> None:
+        self.profile = profile
+        self.silences = Deadlines(clock, SILENCE_TIME)
+        self._clock = clock
+        self._server = server
+        self._report = report or (lambda text: _log.warn("{text}", text=text))
+        self._ever_heard = False
+        self._silent = 0
+        self._down = False
+        self._reported_at = -REPEAT_TIME
+
+    def connected(self) -> int | None:
+        """A connection stands; returns the key of its silence deadline."""
+        if self._down:
+            self._down = False
+            self._report(f"the server {self._server} can be reached again")
+        return None if self._ever_heard else self.silences.start(self._silence)
+
+    def heard(self) -> None:
+        """The server sent something that only a server with our password sends."""
+        self._ever_heard = True
+        self._silent = 0
+
+    def unreachable(self, failure: Failure) -> Failure:
+        """No connection could be made; passes the failure on."""
+        if failure.check(CancelledError, error.ConnectingCancelledError):
+            return failure
+        if not self._down:
+            self._down = True
+            self._reported_at = -REPEAT_TIME
+        self._say(f"the server {self._server} cannot be reached: {_describe(failure)}; trying at each new connection")
+        return failure
+
+    def _silence(self) -> None:
+        if self._ever_heard:
+            return
+        self._silent += 1
+        if self._silent >= SILENCES:
+            self._say(
+                f"the server {self._server} accepts connections and answers nothing: "
+                "check that password, method and profile are the same there, and that both clocks are right"
+            )
+
+    def _say(self, text: str) -> None:
+        now = self._clock.seconds()
+        if now - self._reported_at >= REPEAT_TIME:
+            self._reported_at = now
+            self._report(text)
+
+
+def _describe(failure: Failure) -> str:
+    text = str(failure.value) or type(failure.value).__name__
+    return " ".join(text.split()).rstrip(".")
+
+
+@implementer(IStreamClientEndpoint)
+class _CheckedEndpoint:
+    """The server's endpoint, with its health kept."""
+
+    def __init__(self, server: IStreamClientEndpoint, health: ServerHealth) -> None:
+        self._server = server
+        self._health = health
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        return self._server.connect(protocolFactory).addErrback(self._health.unreachable)
+
+
+@implementer(ITunnel)
+class MikaTunnel:
+    """Streams and datagrams to anywhere, through one Mika server; one connection each.
+
+    :param server: how to reach the server.
+    :param name: the server in the user's words, for messages.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        server: IStreamClientEndpoint,
+        config: MikaClientConfig,
+        name: str,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        self._config = config
+        self.health = ServerHealth(clock, name, config.keys.profile, report)
+        self._server = _CheckedEndpoint(server, self.health)
+
+    def stream_endpoint(self, destination: Address, http: bool = False) -> IStreamClientEndpoint:
+        """See :meth:`ITunnel.stream_endpoint`."""
+        if not http:
+            return self._endpoint(MikaClientFilter, Kind.TCP, destination)
+        carried = destination if self._config.keys.http_address else None
+        return self._endpoint(MikaClientFilter, Kind.HTTP, carried)
+
+    def datagram_endpoint(self, destination: Address) -> IStreamClientEndpoint:
+        """See :meth:`ITunnel.datagram_endpoint`; the original program carries none."""
+        if self._config.keys.profile is Profile.GO:
+            raise DestinationError(Reason.UNSUPPORTED, "profile go carries no datagrams")
+        return self._endpoint(MikaDatagramFilter, Kind.UDP, destination)
+
+    def _endpoint(self, make: type[_MikaClient], kind: Kind, destination: Address | None) -> IStreamClientEndpoint:
+        config, health = self._config, self.health
+
+        def make_filter(upper: IProtocol) -> Filter:
+            config.counters.add("mika.client.connections")
+            return make(upper, config.new_session(kind, destination), health)
+
+        return FilterClientEndpoint(self._server, make_filter)

@@ -1,0 +1,338 @@
+"""Mika's server: a Protocol/Factory pair around :class:`~mikanet.mika.session.ServerSession`.
+
+A connection is unverified until its header is accepted; whatever fails before, and every bad chunk after, ends in the
+one refusal (X2). An accepted request opens its target through egress and becomes a relay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from twisted.internet import error
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IConsumer, IProtocol
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mikanet.address import Address
+from mikanet.counters import Counters
+from mikanet.crypto.replay import ReplaySet
+from mikanet.egress import Egress
+from mikanet.errors import DestinationError, Reason, RemoteProtocolError, reason_of
+from mikanet.guard.admission import Admission, AdmissionLimits
+from mikanet.guard.deadlines import Deadlines
+from mikanet.guard.refusal import Refusal, Refusals
+from mikanet.mika.http_target import HttpTarget
+from mikanet.mika.session import Keys, Profile, ServerSession
+from mikanet.mika.udp_target import UdpTarget
+from mikanet.mika.wire import Header, Kind
+from mikanet.relay import MemoryBudget, RelayEnd, join
+
+#: How long, in seconds, a chunk may stay unfinished (M4).
+CHUNK_TIME = 30.0
+
+_log = Logger()
+
+
+@dataclass(frozen=True)
+class MikaServerConfig:
+    """What a server needs besides its reactor.
+
+    :ivar refusal_time: seconds from accept to the FIN of a refused connection (X2).
+    :ivar wall_clock: Unix time, as the protocol sends it.
+    :ivar log_destinations: whether targets are named in the log.
+    """
+
+    keys: Keys
+    egress: Egress
+    replays: ReplaySet
+    refusal_time: float
+    limits: AdmissionLimits = field(default_factory=AdmissionLimits)
+    budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(512 * 1024 * 1024))
+    counters: Counters = field(default_factory=Counters)
+    wall_clock: Callable[[], float] = time.time
+    log_destinations: bool = False
+
+
+class MikaServerProtocol(RelayEnd):
+    """One connection from a client: an end of a relay whose wire is Mika's."""
+
+    factory: MikaServerFactory
+    _session: ServerSession
+    _refusal_key: int | None = None
+    _refusal: Refusal | None = None
+    _chunk_key: int | None = None
+    _chunk_id: int | None = None
+    _verified = False
+    _dialling: Deferred[IProtocol] | None = None
+    _http: HttpTarget | None = None
+    _udp: UdpTarget | None = None
+
+    def __init__(self, factory: MikaServerFactory) -> None:
+        self.factory = factory
+        self.budget = factory.config.budget
+        self._session = ServerSession(factory.config.keys, factory.config.replays, factory.config.wall_clock)
+
+    def connectionMade(self) -> None:
+        """Start the one clock that every refusal of this connection will run out on."""
+        assert self.transport is not None
+        self.transport.setTcpNoDelay(True)
+        self.transport.setTcpKeepAlive(True)
+        self._refusal_key = self.factory.refusals.deadlines.start(self._refusal_time_over)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self._refusal is not None:
+            self._refusal.data_received(len(data))
+            return
+        session = self._session
+        try:
+            payloads = session.receive(data)
+        except RemoteProtocolError as refused:
+            self._refuse(refused)
+            return
+        if not self._verified:
+            if session.header is None:
+                return
+            if not self._accept(session.header):
+                return
+        if payloads:
+            self._deliver(payloads)
+        if session.ended and not self._read_ended:
+            self._client_ended()
+        elif self._chunk_key is None and session.unfinished_chunk is not None:
+            self._watch_chunk()
+
+    # -- a verified request
+
+    def _accept(self, header: Header) -> bool:
+        factory = self.factory
+        self._cancel_refusal()
+        host = _host_of(self.transport)
+        if not factory.admission.verify(self, host, factory.reactor.seconds()):
+            self._count("limit.verified")
+            self.abort()
+            return False
+        self._verified = True
+        if factory.config.budget.exhausted:
+            self._fail_target(Failure(DestinationError(Reason.LIMIT)))
+            return False
+        if header.kind is Kind.UDP:
+            assert header.destination is not None
+            self._udp = UdpTarget(factory.reactor, factory.config.egress, self._send_datagram, self.abort)
+            cast(IConsumer, self.transport).registerProducer(self._udp, True)
+            self._udp.open(header.destination)
+        elif header.destination is not None:
+            self._dial(header.destination)
+        else:
+            self._http = HttpTarget()
+            factory.chunk_deadlines.start(self._http_time_over)
+        self._count(f"accepted.{header.kind.name.lower()}")
+        return True
+
+    def _deliver(self, payloads: list[bytes]) -> None:
+        if self._udp is not None:
+            for datagram in payloads:
+                self._udp.send(datagram)
+            return
+        data = payloads[0] if len(payloads) == 1 else b"".join(payloads)
+        if self._http is not None:
+            try:
+                destination = self._http.feed(data)
+            except RemoteProtocolError as refused:
+                self._fail_target(Failure(refused))
+                return
+            if destination is not None:
+                self._http = None
+                self._dial(destination)
+        RelayEnd.dataReceived(self, data)
+
+    def _dial(self, destination: Address) -> None:
+        if self.factory.config.log_destinations:
+            _log.info("{client} -> {destination}", client=_host_of(self.transport), destination=destination)
+        self._dialling = self.factory.config.egress.connect(destination, _TARGETS)
+        self._dialling.addCallbacks(self._dialled, self._fail_target)
+
+    def _dialled(self, target: IProtocol) -> None:
+        self._dialling = None
+        end = cast(RelayEnd, target)
+        end.budget = self.budget
+        join(self, end)
+
+    def _fail_target(self, failure: Failure) -> None:
+        # The document has no status: the client learns of it by the reset.
+        self._dialling = None
+        if not failure.check(error.ConnectingCancelledError, error.UserError):
+            self._count(f"target.{reason_of(failure.value).name.lower()}")
+        self.abort()
+
+    def _http_time_over(self) -> None:
+        if self._http is not None:
+            self.abort()
+
+    def _client_ended(self) -> None:
+        if self._udp is not None:
+            self._udp.close()
+            self._close()
+        elif self._http is not None:
+            self.abort()  # ended before it said where to
+        else:
+            RelayEnd.readConnectionLost(self)
+
+    def send(self, data: bytes) -> None:
+        """Bytes from the target."""
+        if self.transport is not None and self._refusal is None:
+            self.transport.write(self._session.send(data))
+
+    def _send_datagram(self, data: bytes) -> None:
+        if self.transport is not None and not self._lost and self._refusal is None:
+            self.transport.write(self._session.send_datagram(data))
+
+    def _watch_chunk(self) -> None:
+        self._chunk_id = self._session.unfinished_chunk
+        self._chunk_key = self.factory.chunk_deadlines.start(self._chunk_time_over)
+
+    def _chunk_time_over(self) -> None:
+        self._chunk_key = None
+        current = self._session.unfinished_chunk
+        if current is None or self._refusal is not None or self._read_ended:
+            return
+        if current == self._chunk_id:
+            self._refuse(RemoteProtocolError("a chunk was never finished"))
+        else:
+            self._watch_chunk()  # busy, not stuck: look again later
+
+    # -- refusal
+
+    def _refuse(self, cause: RemoteProtocolError) -> None:
+        """Turn the client away; after proof the target is reset first, and the time counts from now."""
+        self._count("refused.after_proof" if self._verified else "refused.before_proof")
+        assert self.transport is not None
+        self._refusal = Refusal(self.factory.refusals, self.transport)
+        if self._verified:
+            self._leave_target()
+            cast(IConsumer, self.transport).unregisterProducer()
+            self._refusal_key = self.factory.refusals.deadlines.start(self._refusal_time_over)
+        if self._paused:
+            self.resumeProducing()
+
+    def _leave_target(self) -> None:
+        if self._dialling is not None:
+            self._dialling.cancel()
+        if self._udp is not None:
+            self._udp.close()
+        peer, self.peer = self.peer, None
+        if peer is not None:
+            peer.peer = None
+            peer.abort()
+
+    def _refusal_time_over(self) -> None:
+        self._refusal_key = None
+        if self._refusal is None:
+            self._count("refused.silence")
+            assert self.transport is not None
+            self._refusal = Refusal(self.factory.refusals, self.transport)
+            if self._read_ended:
+                self._refusal.end()
+                self._refusal.read_ended()
+                return
+        self._refusal.end()
+
+    def _cancel_refusal(self) -> None:
+        if self._refusal_key is not None:
+            self.factory.refusals.deadlines.cancel(self._refusal_key)
+            self._refusal_key = None
+
+    # -- ends
+
+    def readConnectionLost(self) -> None:
+        """The client's FIN."""
+        if self._refusal is not None:
+            self._refusal.read_ended()
+        elif not self._verified:
+            self._read_ended = True  # changes nothing that can be seen: the refusal has its own time
+        elif self._session.ended:
+            pass  # the end mark said so before
+        elif self.factory.config.keys.profile is Profile.GO:
+            self._client_ended()
+        else:
+            self._count("truncated")
+            self._leave_target()
+            self.abort()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection to the client is gone."""
+        factory = self.factory
+        self._cancel_refusal()
+        if self._chunk_key is not None:
+            factory.chunk_deadlines.cancel(self._chunk_key)
+        if self._verified:
+            factory.admission.leave_verified()
+        else:
+            factory.admission.leave(self)
+        if self._refusal is not None:
+            self._refusal.lost()
+        factory.connections.discard(self)
+        RelayEnd.connectionLost(self, reason)
+        if self._dialling is not None:
+            self._dialling.cancel()
+        if self._udp is not None:
+            self._udp.close()
+
+    def _count(self, what: str) -> None:
+        self.factory.config.counters.add(f"mika.server.{what}")
+
+
+class _TargetFactory(Factory):
+    """Ends for targets."""
+
+    noisy = False
+
+    def buildProtocol(self, addr: IAddress | None) -> RelayEnd:
+        return _TargetEnd()
+
+
+class _TargetEnd(RelayEnd):
+    """The target's end of a relay."""
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.setTcpNoDelay(True)
+        self.transport.setTcpKeepAlive(True)
+
+
+_TARGETS = _TargetFactory()
+
+
+class MikaServerFactory(Factory):
+    """Makes and knows the connections of one Mika server.
+
+    :ivar connections: those that are there now.
+    """
+
+    noisy = False
+
+    def __init__(self, reactor: Any, config: MikaServerConfig) -> None:
+        self.reactor = reactor
+        self.config = config
+        self.admission = Admission(config.limits)
+        self.refusals = Refusals(reactor, config.refusal_time)
+        self.chunk_deadlines = Deadlines(reactor, CHUNK_TIME)
+        self.connections: set[MikaServerProtocol] = set()
+
+    def buildProtocol(self, addr: IAddress | None) -> MikaServerProtocol | None:  # type: ignore[override]  # RelayEnd.factory
+        """A protocol for a new connection; None, which closes it at once, when admission says so (X3)."""
+        protocol = MikaServerProtocol(self)
+        if not self.admission.admit(protocol, getattr(addr, "host", ""), self.reactor.seconds()):
+            self.config.counters.add("mika.server.limit.unverified")
+            return None
+        self.connections.add(protocol)
+        return protocol
+
+
+def _host_of(transport: Any) -> str:
+    return cast(str, getattr(transport.getPeer(), "host", ""))

@@ -1,0 +1,158 @@
+"""Services that listen, and servers that end in order (X9)."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
+
+from twisted.application.service import MultiService, Service
+from twisted.internet import error
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+_log = Logger()
+
+
+class ListeningService(Service):
+    """Listens on an endpoint from before privileges are dropped until it is stopped.
+
+    :param text: the endpoint in the user's words.
+    :param purpose: what is listened for, for messages.
+    """
+
+    def __init__(self, text: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory, purpose: str) -> None:
+        self._text = text
+        self._endpoint = endpoint
+        self._factory = factory
+        self._purpose = purpose
+        self._port: IListeningPort | None = None
+        self._stopped = False
+
+    def privilegedStartService(self) -> None:
+        """Open the port.
+
+        :raises SystemExit: after one line for the user on stderr, if that cannot be done.
+        """
+        problems: list[str] = []
+        listening = maybeDeferred(self._endpoint.listen, self._factory)
+        listening.addCallback(self._listening)
+        listening.addErrback(lambda failure: problems.append(self._explain(failure)))
+        if problems:
+            _log.critical("{problem}", problem=problems[0])
+            if sys.__stderr__ is not None:
+                # twistd has taken over sys.stderr by now, and what is written there ends in the log.
+                sys.__stderr__.write(f"{problems[0]}\n")
+            raise SystemExit(1)
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+        _log.info("{purpose} on {address}", purpose=self._purpose, address=_describe_address(port))
+        if self._stopped:
+            port.stopListening()
+
+    def _explain(self, failure: Failure) -> str:
+        cause = failure.value
+        if isinstance(cause, error.CannotListenError):
+            text = getattr(cause.socketError, "strerror", None) or str(cause.socketError)
+        else:
+            text = str(cause)
+        return f"cannot listen on {self._text}: {text}"
+
+    def stopService(self) -> Deferred[None]:
+        """Close the port; connections that it accepted live on."""
+        super().stopService()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        self._stopped = True
+        if self._port is None:
+            return succeed(None)
+        return maybeDeferred(self._port.stopListening).addCallback(lambda _: None)
+
+
+def _describe_address(port: IListeningPort) -> str:
+    address = port.getHost()
+    host, number = getattr(address, "host", None), getattr(address, "port", None)
+    return str(address) if host is None else f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+
+
+class Abortable(Protocol):
+    """A connection that can be cut."""
+
+    def abort(self) -> None:
+        """End at once with a reset."""
+
+
+class DrainingService(MultiService):
+    """A parent of listening services whose end waits for connections, but not for ever.
+
+    When stopped it first closes its ports, then lets the connections end by themselves for the drain time, then cuts
+    them. A second signal cuts them at once.
+
+    :param connections: those that are there now; looked at again and again while draining.
+    :param drain_time: seconds.
+    """
+
+    def __init__(self, clock: IReactorTime, connections: Collection[Abortable], drain_time: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        self._clock = clock
+        self._connections = connections
+        self._drain_time = drain_time
+
+    def stopService(self) -> Deferred[None]:
+        """Fires when every port is closed and every connection has ended or was cut."""
+        stopping = maybeDeferred(super().stopService)
+        return stopping.addCallback(lambda _: self._drain())
+
+    def _drain(self) -> Deferred[None]:
+        done: Deferred[None] = Deferred()
+        until = self._clock.seconds() + self._drain_time
+        hurry = [False]
+        if self._connections and self._drain_time:
+            _log.info(
+                "waiting up to {time:g} s for {count} connections; a second signal cuts them",
+                time=self._drain_time,
+                count=len(self._connections),
+            )
+        restore = _on_signal(lambda: hurry.__setitem__(0, True))
+
+        def look() -> None:
+            if not self._connections or hurry[0] or self._clock.seconds() >= until:
+                for connection in list(self._connections):
+                    connection.abort()
+                restore()
+                # An abort acts in the next turn of the reactor: wait for it, or the process ends with clean closes.
+                self._clock.callLater(0.01, done.callback, None)
+            else:
+                self._clock.callLater(0.1, look)
+
+        look()
+        return done
+
+
+def _on_signal(call: Callable[[], None]) -> Callable[[], None]:
+    """Call ``call`` at SIGTERM and SIGINT until the returned function puts things back."""
+    old: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            old[number] = signal.signal(number, lambda *_: call())
+    except ValueError:
+        pass  # not in the main thread, so there is nothing to take over
+
+    def restore() -> None:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+    return restore
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as its hard limit permits: every connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            _log.debug("the limit of open files stays at {soft}", soft=soft)

@@ -1,0 +1,254 @@
+"""Options that every server and client shares, read once and turned into values with one-line errors.
+
+The command lines are a contract: names and forms are those of ``docs/reference/options.rst``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.python import usage
+
+from mikanet.address import Address, parse_address
+from mikanet.egress import EgressPolicy, Rule, is_own_address, parse_rule
+from mikanet.errors import ConfigError
+from mikanet.guard.admission import AdmissionLimits
+from mikanet.service.secret_files import read_credentials
+from mikanet.service.state import StateFolder, default_state_dir
+
+T = TypeVar("T")
+_ServerParser = Callable[[Any, str], IStreamServerEndpoint]
+_ClientParser = Callable[[Any, str], IStreamClientEndpoint]
+
+
+class Options(usage.Options):
+    """Base of all command lines: every mistake is one line on stderr and a non-zero exit status.
+
+    Subclasses name their plugin in ``command`` and check their values in :meth:`check`, which may raise
+    :class:`ConfigError`.
+    """
+
+    command: ClassVar[str] = ""
+
+    optFlags: ClassVar[Sequence[Sequence[object]]] = [
+        ["insecure-ok", None, "accept weak secrets and ciphers that cannot protect"],
+        ["verbose", None, "log each connection with its destination"],
+    ]
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse, then check.
+
+        :raises SystemExit: with one line, for any mistake of the user.
+        """
+        try:
+            super().parseOptions(options)  # type: ignore[no-untyped-call]  # untyped in Twisted
+        except (usage.UsageError, ConfigError) as error:
+            text = " ".join(str(error).split())
+            raise SystemExit(f"{self.command}: {text}") from None
+
+    def postOptions(self) -> None:
+        """Called by the parser when all options are there."""
+        self.check()
+
+    def check(self) -> None:
+        """Turn options into values.
+
+        :raises ConfigError: in the user's words.
+        """
+
+    def opt_version(self) -> None:
+        """Show the version and exit."""
+        from mikanet import __version__
+
+        sys.stdout.write(f"mikanet {__version__}\n")
+        raise SystemExit(0)
+
+    def required(self, name: str) -> str:
+        """The value of an option that must be given."""
+        value = self[name]
+        if not value:
+            raise ConfigError(f"--{name} is missing")
+        return str(value)
+
+    def number(self, name: str, least: float, most: float, kind: Callable[[str], Any] = int) -> Any:
+        """The value of a number option inside its bounds."""
+        try:
+            value = kind(self[name])
+        except (TypeError, ValueError):
+            raise ConfigError(f"--{name} takes a number, not {self[name]!r}") from None
+        if not least <= value <= most:  # also refuses NaN
+            raise ConfigError(f"--{name} must be between {least:g} and {most:g}")
+        return value
+
+
+def server_endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:
+    """A listening endpoint from its string.
+
+    :raises ConfigError: if the string is not one.
+    """
+    return _endpoint(cast(_ServerParser, serverFromString), reactor, option, text, "tcp:8388")
+
+
+def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoint:
+    """A client endpoint from its string.
+
+    :raises ConfigError: if the string is not one.
+    """
+    return _endpoint(cast(_ClientParser, clientFromString), reactor, option, text, "tcp:example.com:8388")
+
+
+def _endpoint(parse: Callable[[Any, str], T], reactor: Any, option: str, text: str, example: str) -> T:
+    try:
+        return parse(reactor, text)
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a parser may raise anything: it calls what the string names
+        cause = str(error) or type(error).__name__
+        raise ConfigError(f"--{option} {text!r} is not an endpoint like {example}: {cause}") from None
+
+
+def own_ports(listen: str) -> frozenset[int]:
+    """The port numbers in a listening endpoint string, through every level of quoting.
+
+    A number that is no port does no harm: it only keeps clients from that port of this machine.
+    """
+    return frozenset(int(each) for each in re.findall(r"(?<![\w.])\d{1,5}(?![\w.])", listen) if int(each) <= 65535)
+
+
+class ServerOptions(Options):
+    """What every server takes.
+
+    :ivar allow: egress rules. :ivar deny: egress rules.
+    :cvar has_users: whether the system tells its users apart.
+    """
+
+    has_users: ClassVar[bool] = True
+
+    optParameters: ClassVar[Sequence[Sequence[object]]] = [
+        ["state-dir", None, None, "folder for what must survive a restart"],
+        [
+            "refusal-time",
+            None,
+            None,
+            "seconds until a refused connection is closed (laboratories only; default 60 to 90)",
+        ],
+        ["drain-time", None, "30", "seconds that connections may go on after SIGTERM"],
+        ["max-unverified", None, "1000", "connections that have not proved anything yet"],
+        ["max-unverified-per-address", None, "32", "the same from one address"],
+        ["max-connections", None, "10000", "connections that have"],
+        [
+            "max-per-user",
+            None,
+            None,
+            "the same of one user (default 1000; all of them where one secret serves everybody)",
+        ],
+        ["memory", None, "512", "MiB that relay buffers may use before new streams are refused"],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        self.allow: list[Rule] = []
+        self.deny: list[Rule] = []
+
+    def opt_allow_egress(self, rule: str) -> None:
+        """CIDR[:PORT[-PORT]] that clients may reach although it is not public; repeatable."""
+        self.allow.append(parse_rule(rule))
+
+    def opt_deny_egress(self, rule: str) -> None:
+        """CIDR[:PORT[-PORT]] that clients may not reach; repeatable, goes before --allow-egress."""
+        self.deny.append(parse_rule(rule))
+
+    def egress_policy(self, own_ports: frozenset[int]) -> EgressPolicy:
+        """The policy of these options."""
+        return EgressPolicy(tuple(self.allow), tuple(self.deny), own_ports, is_own_address)
+
+    def limits(self) -> AdmissionLimits:
+        """The caps of these options."""
+        most = 10_000_000
+        if self["max-per-user"] is None:
+            self["max-per-user"] = 1000 if self.has_users else self["max-connections"]
+        return AdmissionLimits(
+            unverified=self.number("max-unverified", 1, most),
+            unverified_per_address=self.number("max-unverified-per-address", 1, most),
+            connections=self.number("max-connections", 1, most),
+            per_user=self.number("max-per-user", 1, most),
+        )
+
+    def state_folder(self, listen: str) -> StateFolder:
+        """The state of the server that listens there."""
+        base = Path(self["state-dir"]) if self["state-dir"] else default_state_dir()
+        return StateFolder(base, f"{self.command} {listen}")
+
+    def refusal_time(self, state: StateFolder) -> float:
+        """Seconds from accept to the end of a refused connection."""
+        if self["refusal-time"] is None:
+            return state.refusal_time(_random_uniform)
+        return float(self.number("refusal-time", 0.1, 3600, float))
+
+
+def _random_uniform() -> float:
+    return int.from_bytes(os.urandom(7)) / 2**56
+
+
+class ClientOptions(Options):
+    """What every client takes: its front doors.
+
+    :ivar doors: (kind, listening endpoint string) of ``socks`` and ``http``.
+    :ivar forwards: (listening endpoint string, destination).
+    :ivar udp_forwards: (listening address, destination).
+    """
+
+    optParameters: ClassVar[Sequence[Sequence[object]]] = [
+        ["proxy-auth", None, None, "file of user:password lines that the SOCKS and HTTP doors ask for"],
+        ["state-dir", None, None, "folder for what must survive a restart (clients keep nothing yet)"],
+        ["drain-time", None, "30", "seconds that connections may go on after SIGTERM"],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        self.doors: list[tuple[str, str]] = []
+        self.forwards: list[tuple[str, Address]] = []
+        self.udp_forwards: list[tuple[Address, Address]] = []
+        self.credentials: dict[str, str] | None = None
+
+    def opt_socks(self, endpoint: str) -> None:
+        """Listen there for SOCKS5, SOCKS4a and SOCKS4, as tcp:1080:interface=127.0.0.1; repeatable."""
+        self.doors.append(("socks", endpoint))
+
+    def opt_http(self, endpoint: str) -> None:
+        """Listen there as an HTTP proxy, as tcp:3128:interface=127.0.0.1; repeatable."""
+        self.doors.append(("http", endpoint))
+
+    def opt_forward(self, forward: str) -> None:
+        """LISTEN_ENDPOINT=HOST:PORT: carry TCP connections to one destination; repeatable."""
+        endpoint, equals, destination = forward.rpartition("=")
+        if not equals or not endpoint:
+            raise ConfigError(f"--forward {forward!r} is not LISTEN_ENDPOINT=HOST:PORT")
+        self.forwards.append((endpoint, parse_address(destination)))
+
+    def opt_forward_udp(self, forward: str) -> None:
+        """HOST:PORT=HOST:PORT: carry UDP datagrams to one destination; repeatable."""
+        listen, equals, destination = forward.partition("=")
+        if not equals:
+            raise ConfigError(f"--forward-udp {forward!r} is not HOST:PORT=HOST:PORT")
+        local = parse_address(listen)
+        if local.ip is None:
+            raise ConfigError(f"--forward-udp listens on an IP address, and {local.host!r} is none")
+        self.udp_forwards.append((local, parse_address(destination)))
+
+    def check_doors(self) -> None:
+        """Check that there is a door, and read its passwords.
+
+        :raises ConfigError: if not.
+        """
+        if not (self.doors or self.forwards or self.udp_forwards):
+            raise ConfigError("no front door: give at least one of --socks, --http, --forward and --forward-udp")
+        if self["proxy-auth"]:
+            self.credentials = read_credentials(self["proxy-auth"])

@@ -1,0 +1,130 @@
+"""The state folder: what must survive a restart, kept apart for each listening address (X12)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from mikanet.crypto.replay import ENTRY, TIME_WINDOW, ReplaySet
+from mikanet.errors import ConfigError
+from mikanet.service.secret_files import write_private_file
+
+#: What X2's refusal time is made of, in seconds: the least, and how much is drawn on top of it once per server.
+REFUSAL_BASE, REFUSAL_SPREAD = 60.0, 30.0
+
+#: A journal longer than this many entries is written anew with only those still in time.
+_COMPACT_AT = 100_000
+
+
+def default_state_dir() -> Path:
+    """The user's state folder, or the current one where there is no user."""
+    base = os.environ.get("XDG_STATE_HOME")
+    home = os.environ.get("HOME")
+    if base:
+        return Path(base) / "mikanet"
+    return Path(home) / ".local" / "state" / "mikanet" if home else Path("mikanet-state")
+
+
+class StateFolder:
+    """The state of one server.
+
+    :param base: the folder of all servers of this user.
+    :param server: the plugin's name and the listening address, which tell servers apart.
+    :raises ConfigError: if the folder cannot be written.
+    """
+
+    def __init__(self, base: Path, server: str) -> None:
+        readable = re.sub(r"[^A-Za-z0-9]+", "-", server).strip("-")[:40]
+        digest = hashlib.sha256(server.encode()).hexdigest()[:8]
+        self.path = base / f"{readable}-{digest}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            probe = self.path / f".probe-{os.getpid()}"
+            write_private_file(probe, b"")
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write the state folder {self.path}: {error.strerror or error}; give another with --state-dir"
+            ) from None
+
+    def refusal_time(self, uniform: Callable[[], float]) -> float:
+        """This server's refusal time in seconds: drawn once, then always the same (X2)."""
+        file = self.path / "refusal-time"
+        try:
+            stored = float(file.read_text())
+        except (OSError, ValueError):
+            stored = 0.0
+        if not REFUSAL_BASE <= stored <= REFUSAL_BASE + REFUSAL_SPREAD:
+            stored = REFUSAL_BASE + REFUSAL_SPREAD * uniform()
+            write_private_file(file, repr(stored).encode())
+        return stored
+
+    def open_replays(self, now: float) -> tuple[ReplaySet, ReplayJournal]:
+        """The replay set of this server at Unix time ``now``, with everything an earlier process accepted.
+
+        Without a journal nobody knows what was accepted, so ids from before this second are refused.
+        """
+        journal = ReplayJournal(self.path / "replay.journal")
+        stored = journal.load()
+        replays = ReplaySet(journal.append, floor=-1 if stored is not None else int(now) - 1)
+        if stored:
+            replays.restore(stored)
+        journal.attach(replays, now)
+        return replays, journal
+
+
+class ReplayJournal:
+    """An append-only file of accepted entries. Each is written before its target is opened.
+
+    What ``os.write`` took survives a kill of this process; a crash of the whole machine may lose the last second.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._entries = 0
+        self._replays: ReplaySet | None = None
+
+    def load(self) -> bytes | None:
+        """The stored entries; None if there is no journal."""
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def attach(self, replays: ReplaySet, now: float) -> None:
+        """Write the journal anew with what ``replays`` still needs, and go on from there."""
+        self._replays = replays
+        self._rewrite(now)
+
+    def _rewrite(self, now: float) -> None:
+        assert self._replays is not None
+        entries = list(self._replays.entries(now))
+        write_private_file(self._path, b"".join(entries))
+        self.close()
+        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+        self._entries = len(entries)
+
+    def append(self, entry: bytes) -> None:
+        """Write one entry.
+
+        :raises OSError: if it could not be written whole; the caller then refuses.
+        """
+        if self._descriptor is None:
+            raise OSError("the replay journal is closed")
+        if self._entries >= _COMPACT_AT and self._replays is not None and len(self._replays) * 2 < self._entries:
+            # The entry's own time is at most the window ahead of ours.
+            self._rewrite(ENTRY.unpack(entry)[1] - TIME_WINDOW)
+        if os.write(self._descriptor, entry) != ENTRY.size:
+            os.ftruncate(self._descriptor, self._entries * ENTRY.size)  # a torn entry would shift all later ones
+            raise OSError("the replay journal cannot be written")
+        self._entries += 1
+
+    def close(self) -> None:
+        """Close the file; nothing can be accepted afterwards."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,17 @@
+"""What mikanet adds to twistd and to endpoint strings. Nothing is imported here that a look at the list does not need."""
+
+from twisted.application.service import ServiceMaker
+
+from mikanet.endpoints import HostParser, MikaParser, ObfsHttpParser, Socks5Parser
+
+mika_server = ServiceMaker(
+    "mika-server", "mikanet.mika.tap_server", "Mika: the server of a private way out.", "mika-server"
+)
+mika_client = ServiceMaker(
+    "mika-client", "mikanet.mika.tap_client", "Mika: the client, with its front doors.", "mika-client"
+)
+
+host_endpoint = HostParser()
+socks5_endpoint = Socks5Parser()
+mika_endpoint = MikaParser()
+obfs_http_endpoint = ObfsHttpParser()
