@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import (
-    IDelayedCall,
     IReactorTime,
 )
 from twisted.internet.task import Clock
@@ -14,6 +13,7 @@ from twisted.internet.task import Clock
 from tests.lab.link import Delivery, Link, Record
 from tests.lab.recording import pieces
 from tests.lab.scenario import Carrier, Direction, Scenario
+from tests.lab.timer import Timer
 
 
 def advance(clock: Clock, seconds: float, step: float = 0.001) -> None:
@@ -21,26 +21,6 @@ def advance(clock: Clock, seconds: float, step: float = 0.001) -> None:
     steps = round(seconds / step)
     for _ in range(steps):
         clock.advance(step)
-
-
-class Timer:
-    """One timer that is always armed for the next thing that a link has to do."""
-
-    def __init__(self, clock: IReactorTime, fire: Callable[[], None]) -> None:
-        self._clock = clock
-        self._fire = fire
-        self._call: IDelayedCall | None = None
-
-    def arm(self, deadline: float | None) -> None:
-        if self._call is not None and self._call.active():
-            self._call.cancel()
-        self._call = None
-        if deadline is not None:
-            self._call = self._clock.callLater(max(0.0, deadline - self._clock.seconds()), self._run)
-
-    def _run(self) -> None:
-        self._call = None
-        self._fire()
 
 
 def read_scenario(scenario: Scenario | str, carrier: Carrier) -> Scenario:

@@ -20,9 +20,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tests.lab.link import Record
-from tests.lab.memory.carrier import Timer, read_scenario
+from tests.lab.memory.carrier import read_scenario
 from tests.lab.scenario import Carrier, Direction, Scenario
 from tests.lab.stream import StreamLink
+from tests.lab.timer import Timer
 
 #: Bytes under way at which a stream end asks its producer to pause, as Twisted's transports do.
 HIGH_WATER = 65536
