@@ -9,7 +9,17 @@ import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.processes import Process, TwistdProcess, cpu, fds, free_port, listening, rss, wait_listening
+from tests.support.processes import (
+    Process,
+    TwistdProcess,
+    cpu,
+    fds,
+    free_port,
+    listening,
+    rss,
+    wait_for,
+    wait_listening,
+)
 
 _SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 
@@ -43,8 +53,7 @@ class ProcessTests(SynchronousTestCase):
         """A child that ignores SIGTERM is killed after the time limit."""
         code = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {_SLEEP}"
         child = Process([sys.executable, "-c", code])
-        while "up" not in child.output:
-            time.sleep(0.02)
+        wait_for(lambda: "up" in child.output)
         self.assertEqual(child.stop(timeout=0.2), -signal.SIGKILL)
         self.assertFalse(os.path.exists(f"/proc/{child.pid}"))
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -79,6 +79,18 @@ def wait_listening(port: int, timeout: float = 20.0, udp: bool = False, process:
         time.sleep(0.02)
 
 
+def wait_for(condition: Callable[[], object], timeout: float = 20.0, what: str = "the condition") -> None:
+    """Return when ``condition()`` is true.
+
+    :raises TimeoutError: if it does not come true in time.
+    """
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not come true within {timeout:g} s")
+        time.sleep(0.02)
+
+
 def rss(pid: int) -> int:
     """Resident memory of a process, in bytes."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -114,6 +126,7 @@ class Process:
         env: Mapping[str, str] | None = None,
         ports: Sequence[int] = (),
         timeout: float = 20.0,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         """:param env: variables on top of our own environment.
         :param ports: TCP ports to wait for before the constructor returns, ``timeout`` seconds at most.
@@ -128,6 +141,7 @@ class Process:
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
+            pass_fds=pass_fds,
         )
         self.pid = self._child.pid
         _running.add(self)
