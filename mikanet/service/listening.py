@@ -6,7 +6,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from twisted.application.service import MultiService, Service
 from twisted.internet import error
@@ -32,36 +32,30 @@ class ListeningService(Service):
         self._purpose = purpose
         self._port: IListeningPort | None = None
         self._stopped = False
+        self._starting = True
+        self._problem: BaseException | None = None
 
     def privilegedStartService(self) -> None:
         """Open the port.
 
         :raises SystemExit: after one line for the user on stderr, if that cannot be done.
         """
-        problems: list[str] = []
-        listening = maybeDeferred(self._endpoint.listen, self._factory)
-        listening.addCallback(self._listening)
-        listening.addErrback(lambda failure: problems.append(self._explain(failure)))
-        if problems:
-            _log.critical("{problem}", problem=problems[0])
-            if sys.__stderr__ is not None:
-                # twistd has taken over sys.stderr by now, and what is written there ends in the log.
-                sys.__stderr__.write(f"{problems[0]}\n")
-            raise SystemExit(1)
+        maybeDeferred(self._endpoint.listen, self._factory).addCallbacks(self._listening, self._failed)
+        self._starting = False
+        if self._problem is not None:
+            fail_to_listen(self._text, self._problem)
+
+    def _failed(self, failure: Failure) -> None:
+        if self._starting:
+            self._problem = failure.value
+        else:
+            _log.critical("cannot listen on {where}: {problem}", where=self._text, problem=str(failure.value))
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
         _log.info("{purpose} on {address}", purpose=self._purpose, address=_describe_address(port))
         if self._stopped:
             port.stopListening()
-
-    def _explain(self, failure: Failure) -> str:
-        cause = failure.value
-        if isinstance(cause, error.CannotListenError):
-            text = getattr(cause.socketError, "strerror", None) or str(cause.socketError)
-        else:
-            text = str(cause)
-        return f"cannot listen on {self._text}: {text}"
 
     def stopService(self) -> Deferred[None]:
         """Close the port; connections that it accepted live on."""
@@ -70,6 +64,17 @@ class ListeningService(Service):
         if self._port is None:
             return succeed(None)
         return maybeDeferred(self._port.stopListening).addCallback(lambda _: None)
+
+
+def fail_to_listen(where: str, problem: BaseException) -> NoReturn:
+    """Tell the user why a port cannot be opened, in one line on stderr and in the log, and end the process."""
+    cause = problem.socketError if isinstance(problem, error.CannotListenError) else problem
+    text = f"cannot listen on {where}: {getattr(cause, 'strerror', None) or cause}"
+    _log.critical("{text}", text=text)
+    if sys.__stderr__ is not None:
+        # twistd has taken over sys.stderr by now, and what is written there ends in the log.
+        sys.__stderr__.write(f"{text}\n")
+    raise SystemExit(1)
 
 
 def _describe_address(port: IListeningPort) -> str:

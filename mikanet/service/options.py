@@ -209,6 +209,8 @@ class ClientOptions(Options):
         ["proxy-auth", None, None, "file of user:password lines that the SOCKS and HTTP doors ask for"],
         ["state-dir", None, None, "folder for what must survive a restart (clients keep nothing yet)"],
         ["drain-time", None, "30", "seconds that connections may go on after SIGTERM"],
+        ["max-connections", None, "10000", "connections at each front door"],
+        ["memory", None, "512", "MiB that relay buffers may use before new streams are refused"],
     ]
 
     def __init__(self) -> None:

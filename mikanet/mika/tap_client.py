@@ -1,0 +1,61 @@
+"""The command line of ``twistd mika-client``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from twisted.application.service import IService
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from mikanet.counters import Counters
+from mikanet.mika.client import MikaClientConfig, MikaTunnel
+from mikanet.mika.options import MikaOptions, warn_of_profile
+from mikanet.mika.session import Keys
+from mikanet.service.doors import FrontDoors, make_client
+from mikanet.service.listening import raise_file_limit
+from mikanet.service.options import ClientOptions, client_endpoint
+
+
+class Options(ClientOptions, MikaOptions):
+    """Options of the client."""
+
+    command = "mika-client"
+    synopsis = "[options] --server ENDPOINT --password-file FILE --socks ENDPOINT ..."
+    longdesc = "The client of a private way out: it listens for applications, and takes them out at the server."
+
+    optParameters: ClassVar[Sequence[Sequence[object]]] = [
+        [
+            "server",
+            None,
+            None,
+            "the server, as tcp:HOST:8388, host:NAME:8388 or obfs-http:tcp\\:HOST\\:8388 (required)",
+        ],
+    ]
+    optFlags: ClassVar[Sequence[Sequence[object]]] = [
+        ["iv-printable", None, "begin each connection with six printable bytes"],
+    ]
+
+    server: IStreamClientEndpoint
+    front: FrontDoors
+    derived: Keys
+
+    def check(self) -> None:
+        """See :meth:`Options.check`."""
+        from twisted.internet import reactor
+
+        self.server = client_endpoint(reactor, "server", self.required("server"))
+        self.front = FrontDoors.from_options(reactor, self)
+        self.derived = self.derive_keys()
+
+
+def makeService(options: Options, reactor: Any = None) -> IService:
+    """The service that twistd runs."""
+    if reactor is None:
+        from twisted.internet import reactor
+    raise_file_limit()
+    warn_of_profile(options.derived.profile)
+    counters = Counters()
+    config = MikaClientConfig(options.derived, counters, printable_iv=bool(options["iv-printable"]))
+    tunnel = MikaTunnel(reactor, options.server, config, options["server"])
+    return make_client(reactor, tunnel, options.front, counters)
