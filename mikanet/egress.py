@@ -58,7 +58,7 @@ def parse_rule(text: str) -> Rule:
     network, ports = text, ""
     if text.startswith("["):
         network, bracket, ports = text[1:].partition("]")
-        if not bracket or (ports and not ports.startswith(":")):
+        if not bracket or (ports and (not ports.startswith(":") or ports == ":")):
             raise ConfigError(f"{text!r} is not [IPV6-NETWORK]:PORT")
         ports = ports[1:]
     elif text.count(":") == 1:
@@ -117,6 +117,8 @@ class EgressPolicy:
             return False
         if any(rule.matches(each, port) for rule in self.allow for each in candidates):
             return True
+        if isinstance(inner, ipaddress.IPv6Address) and inner.is_site_local:
+            return False  # fec0::/10 was the private range before fc00::/7, and some sites never changed
         return inner.is_global and not (inner.is_multicast or inner.is_reserved or inner.is_unspecified)
 
 
