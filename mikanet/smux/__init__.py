@@ -1,0 +1,1 @@
+"""smux: many streams over one byte stream. Wire format, session, filter."""
