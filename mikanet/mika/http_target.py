@@ -35,12 +35,12 @@ class HttpTarget:
 
 def _target_of(request: h11.Request) -> Address:
     # RFC 9112 section 3.2.2: the authority of an absolute target goes before the Host field.
-    if request.target.lower().startswith(b"http://"):
-        authority = urlsplit(request.target.decode("ascii", "replace")).netloc.rpartition("@")[2]
-    else:
-        authority = next((value.decode("ascii", "replace") for name, value in request.headers if name == b"host"), "")
-    has_port = not authority.endswith("]") and ":" in authority
     try:
+        if request.target.lower().startswith(b"http://"):
+            authority = urlsplit(request.target.decode("ascii", "replace")).netloc.rpartition("@")[2]
+        else:
+            authority = next((value.decode("ascii") for name, value in request.headers if name == b"host"), "")
+        has_port = not authority.endswith("]") and ":" in authority
         return parse_address(authority if has_port else f"{authority}:80")
-    except ConfigError as error:
+    except (ConfigError, ValueError) as error:  # urlsplit and decode say ValueError
         raise RemoteProtocolError("no target in the request") from error

@@ -1,0 +1,222 @@
+"""The codecs that the fuzzer knows: one line each in :data:`CODECS`.
+
+An authenticated codec stands here twice: as it is, where nearly every mutation dies at the MAC, and with a MAC that is
+always right, so that what lies behind it is reached.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import h11
+from twisted.internet.protocol import Protocol
+from twisted.internet.testing import StringTransport
+
+from mikanet.address import Address
+from mikanet.crypto.replay import ReplaySet
+from mikanet.errors import RemoteProtocolError
+from mikanet.filters.obfs_http import ObfsHttpClient, ObfsHttpServer, make_request_head
+from mikanet.frontdoors.http_messages import connect_destination, outgoing
+from mikanet.mika import wire
+from mikanet.mika.http_target import HttpTarget
+from mikanet.mika.session import Profile, ServerSession, derive_keys
+from mikanet.wire import socks
+from mikanet.wire.socks_client import ClientHandshake
+from mikanet.wire.socks_server import ServerHandshake
+from tests.lab.fuzzer import Codec, Run
+from tests.support.vectors import load
+
+_STREAMS = load("mika/vectors.json")["streams"]
+_IV, _KEY = bytes.fromhex(_STREAMS[1]["iv"]), bytes.fromhex(_STREAMS[1]["key"])
+_MOMENT = _STREAMS[1]["unix_time"]
+_GO_KEYS = derive_keys(_STREAMS[1]["password"].encode(), Profile.GO, _STREAMS[1]["method"])
+
+
+def _hex(field: str) -> Callable[[], list[bytes]]:
+    """A field of every recorded Mika stream."""
+    return lambda: [bytes.fromhex(stream[field]) for stream in _STREAMS]
+
+
+def _chunks() -> list[bytes]:
+    """The recorded chunks of each stream in clear."""
+    return [
+        b"".join(
+            struct.pack("!H", len(chunk["payload"]) // 2) + bytes.fromhex(chunk["hmac"] + chunk["payload"])
+            for chunk in stream["chunks"]
+        )
+        for stream in _STREAMS
+        if stream["chunks"]
+    ] + [bytes(12) * 3]
+
+
+def _whole(parse: Callable[[bytes], Any]) -> Run:
+    """A parser of one whole input."""
+    return lambda pieces: parse(b"".join(pieces))
+
+
+def _feeding(make: Callable[[], Any], method: str = "feed") -> Run:
+    """A codec that is fed; the answer is all that it gave, joined."""
+
+    def run(pieces: Sequence[bytes]) -> Any:
+        feed = getattr(make(), method)
+        out: list[Any] = []
+        for piece in pieces:
+            out += feed(piece)
+        return out
+
+    return run
+
+
+def _any_mac(run: Run) -> Run:
+    """The same with a MAC that is always right."""
+
+    def patched(pieces: Sequence[bytes]) -> Any:
+        real = wire.compare_digest  # type: ignore[attr-defined]
+        wire.compare_digest = _always  # type: ignore[attr-defined]
+        try:
+            return run(pieces)
+        finally:
+            wire.compare_digest = real  # type: ignore[attr-defined]
+
+    return patched
+
+
+def _always(first: object, second: object) -> bool:
+    return True
+
+
+def _handshake(make: Callable[[], Any], result: str) -> Run:
+    """A handshake: what comes behind its end is its rest."""
+
+    def run(pieces: Sequence[bytes]) -> Any:
+        codec = make()
+        answers, rest = b"", b""
+        for piece in pieces:
+            if getattr(codec, result) is None:
+                answers += codec.feed(piece)
+                if getattr(codec, result) is not None:
+                    rest += codec.rest()
+            else:
+                rest += piece
+        return answers, getattr(codec, result), rest
+
+    return run
+
+
+def _first_answer(make: Callable[[], Any]) -> Run:
+    """A codec that is fed until it answers something."""
+
+    def run(pieces: Sequence[bytes]) -> Any:
+        feed = make().feed
+        for piece in pieces:
+            answer = feed(piece)
+            if answer is not None:
+                return answer
+        return None
+
+    return run
+
+
+def _client_handshake() -> ClientHandshake:
+    handshake = ClientHandshake(_ADDRESS, "user", "password")
+    handshake.start()
+    return handshake
+
+
+def _proxy_request(pieces: Sequence[bytes]) -> Any:
+    """A proxy's request head: h11 reads it, the front door decides where it goes."""
+    connection = h11.Connection(h11.SERVER)
+    try:
+        connection.receive_data(b"".join(pieces))
+        event = connection.next_event()
+    except h11.RemoteProtocolError as error:
+        raise RemoteProtocolError("not HTTP") from error
+    if isinstance(event, h11.Request):
+        return connect_destination(event) if event.method == b"CONNECT" else outgoing(event)
+    return None
+
+
+def _filtering(make: Callable[[Protocol], Any]) -> Run:
+    """A filter over a transport: what it hands up, and whether it closed."""
+
+    class Upper(Protocol):
+        got = b""
+
+        def dataReceived(self, data: bytes) -> None:
+            self.got += data
+
+    def run(pieces: Sequence[bytes]) -> Any:
+        upper = Upper()
+        transport = StringTransport()
+        made = make(upper)
+        made.makeConnection(transport)
+        for piece in pieces:
+            if not transport.disconnecting:
+                made.dataReceived(piece)
+        return upper.got, transport.disconnecting
+
+    return run
+
+
+_ADDRESS = Address("example.com", 443)
+_HEADER = _whole(lambda data: wire.decode_header(data, _IV, _KEY, True))
+_CHUNKS = _feeding(lambda: wire.ChunkReader(_IV, _MOMENT))
+_SESSION = _feeding(lambda: ServerSession(_GO_KEYS, ReplaySet(), lambda: float(_MOMENT)), "receive")
+
+
+_SOCKS_REQUESTS = [
+    bytes.fromhex("0501000501000102030405060708"),
+    bytes.fromhex("05020002050100030b6578616d706c652e636f6d01bb"),
+    bytes.fromhex("0503000102050300041111222233334444555566667777888800350505"),
+    bytes.fromhex("040100507f0000017573657200"),
+    bytes.fromhex("0401005000000001757365720068" + "6f737400"),
+    b"\x05\x01\x02\x01\x04user\x08password\x05\x01\x00\x01\x01\x02\x03\x04\x00\x50GET / HTTP/1.1\r\n",
+]
+_SOCKS_REPLIES = [
+    bytes.fromhex("05000500000101020304005061"),
+    bytes.fromhex("0502010005000003046e616d650050"),
+    bytes.fromhex("05020100050000040102030405060708090a0b0c0d0e0f100050"),
+    bytes.fromhex("05ff"),
+]
+_SOCKS_DATAGRAMS = [
+    bytes.fromhex("00000001010203040050") + b"data",
+    bytes.fromhex("000000030b6578616d706c652e636f6d0035") + b"data",
+    bytes.fromhex("0000000400000000000000000000000000000001003561"),
+]
+_REQUESTS = [
+    b"GET http://example.com/path?query HTTP/1.1\r\nHost: example.com\r\nConnection: close, x\r\nX: y\r\n\r\n",
+    b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n",
+    b"POST http://[::1]:8080/ HTTP/1.1\r\nHost: [::1]:8080\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: example.com:81\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+    b"OPTIONS http://user@h HTTP/1.0\r\nHost: h\r\n\r\n",
+]
+_RESPONSE = b"HTTP/1.1 200 OK\r\nServer: bfe/1.0.8.18\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nAccept: */*\r\n\r\nbody"
+_OBFUSCATED = make_request_head("http://www.example.com/path") + b"\x01\x02rest"
+
+#: Every codec, by name.
+CODECS: dict[str, Codec] = {
+    codec.name: codec
+    for codec in (
+        Codec("mika-header", _hex("header_plain"), _HEADER, stream=False),
+        Codec("mika-header-any-mac", _hex("header_plain"), _any_mac(_HEADER), stream=False),
+        Codec("mika-chunks", _chunks, _CHUNKS),
+        Codec("mika-chunks-any-mac", _chunks, _any_mac(_CHUNKS)),
+        Codec("mika-session", _hex("client_stream"), _SESSION),
+        Codec("mika-session-any-mac", _hex("client_stream"), _any_mac(_SESSION)),
+        Codec("mika-datagrams", lambda: [b"\0\5hello\0\1!\0\0", b"\1\0" + bytes(256)], _feeding(wire.DatagramReader)),
+        Codec("mika-http-target", lambda: _REQUESTS, _first_answer(HttpTarget)),
+        Codec("socks-server", lambda: _SOCKS_REQUESTS, _handshake(lambda: ServerHandshake(lambda *_: True), "request")),
+        Codec("socks-server-open", lambda: _SOCKS_REQUESTS, _handshake(ServerHandshake, "request")),
+        Codec("socks-client", lambda: _SOCKS_REPLIES, _handshake(_client_handshake, "reply")),
+        Codec("socks-datagram", lambda: _SOCKS_DATAGRAMS, _whole(socks.split_udp), stream=False),
+        Codec("http-proxy-request", lambda: _REQUESTS, _proxy_request, stream=False),
+        Codec("obfs-http-server", lambda: [_OBFUSCATED], _filtering(lambda up: ObfsHttpServer(up, lambda: 0.0))),
+        Codec(
+            "obfs-http-client",
+            lambda: [_RESPONSE],
+            _filtering(lambda up: ObfsHttpClient(up, b"POST / HTTP/1.1\r\n\r\n")),
+        ),
+    )
+}
