@@ -14,7 +14,14 @@ import struct
 from typing import cast
 
 from twisted.internet import error
-from twisted.internet.interfaces import IConsumer, IHalfCloseableProtocol, IPushProducer, ITCPTransport, ITransport
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    ISSLTransport,
+    ITCPTransport,
+    ITransport,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -113,7 +120,7 @@ class RelayEnd(Protocol):
             return
         transport = self.transport
         # A transport without half-close (TLS) keeps the other direction alive and ends when that one does.
-        if transport is not None and hasattr(transport, "loseWriteConnection"):
+        if transport is not None and hasattr(transport, "loseWriteConnection") and not _is_tls(transport):
             _unregister(transport)
             transport.loseWriteConnection()
         self._write_ended = True
@@ -200,6 +207,11 @@ def _unregister(transport: ITransport) -> None:
     cast(IConsumer, transport).unregisterProducer()
 
 
+def _is_tls(transport: ITransport) -> bool:
+    # Twisted's TLS transports show the methods of the TCP transport below them, which would act under the cipher.
+    return ISSLTransport.providedBy(transport)
+
+
 def _end_cleanly(transport: ITransport) -> None:
     _unregister(transport)
     _set_crash_reset(transport, False)
@@ -213,7 +225,7 @@ def _set_crash_reset(transport: ITransport, on: bool) -> None:
     Transports that are no sockets have ends of their own.
     """
     get_handle = getattr(transport, "getHandle", None)
-    if get_handle is not None:
+    if get_handle is not None and not _is_tls(transport):
         get_handle().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ON if on else _LINGER_OFF)
 
 

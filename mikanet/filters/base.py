@@ -61,13 +61,14 @@ class Filter:
     lower_kind = Kind.STREAM
     upper_kind = Kind.STREAM
 
-    __slots__ = ("__weakref__", "_connected", "_waiting", "transport", "upper")
+    __slots__ = ("__weakref__", "_connected", "_lost", "_waiting", "transport", "upper")
 
     def __init__(self, upper: IProtocol) -> None:
         self.upper = upper
         self.transport: ITCPTransport | None = None
         self._connected = False
         self._waiting: Deferred[IProtocol] | None = None
+        self._lost: Failure | None = None
 
     # -- IProtocol: towards the layer below
 
@@ -93,12 +94,19 @@ class Filter:
 
     def when_established(self) -> Deferred[IProtocol]:
         """Fires with the upper protocol once it is connected; fails if that can no longer happen."""
-        waiting: Deferred[IProtocol] = Deferred(lambda _: self.abortConnection())
+        waiting: Deferred[IProtocol] = Deferred(self._stop_waiting)
         if self._connected:
             waiting.callback(self.upper)
+        elif self._lost is not None:
+            waiting.errback(self._lost)
         else:
             self._waiting = waiting
         return waiting
+
+    def _stop_waiting(self, _: object) -> None:
+        # Cancelling fires the Deferred itself; the end of the connection must not do so again.
+        self._waiting = None
+        self.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes or one packet from below."""
@@ -119,6 +127,7 @@ class Filter:
     def connectionLost(self, reason: Failure) -> None:
         """The lower transport is gone. Runs once."""
         self.transport = None
+        self._lost = reason
         if self._connected:
             self._connected = False
             self.upper.connectionLost(reason)
