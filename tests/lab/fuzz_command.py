@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import multiprocessing
 import os
 import queue
+import subprocess
 import sys
 from typing import Any
 
 from tests.lab.codecs import CODECS
-from tests.lab.fuzzer import CORPUS, Codec, FaultError, Outcome, check, fuzz, keep, limit_memory, shrink
+from tests.lab.fuzzer import CORPUS, Outcome, fuzz, keep, limit_memory, shrink
 from tests.lab.progress import Progress
 
 
@@ -22,7 +24,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", default="1")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--no-keep", action="store_true", help="do not put faulty inputs into the corpus")
-    parser.add_argument("--atheris", action="store_true", help="guided by coverage, one codec, until Ctrl-C or a fault")
+    parser.add_argument("--atheris", action="store_true", help="guided by coverage, one codec")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.codec if name not in CODECS]
     if unknown:
@@ -30,7 +32,7 @@ def main(arguments: list[str]) -> int:
         return 2
     names = options.codec or list(CODECS)
     if options.atheris:
-        return _atheris(CODECS[names[0]])
+        return _atheris(names[0], int(options.inputs))
     outcomes = _run(names, int(options.inputs), options.seed, options.processes)
     faults = 0
     for name in names:
@@ -103,25 +105,8 @@ def _work(name: str, inputs: int, seed: str) -> Outcome:
     return fuzz(CODECS[name], inputs, seed, tick=lambda count: _tick_queue.put(count))
 
 
-def _atheris(codec: Codec) -> int:
-    try:
-        import atheris  # type: ignore[import-untyped]  # an option, without types
-    except ImportError:
+def _atheris(name: str, inputs: int) -> int:
+    if importlib.util.find_spec("atheris") is None:
         print("atheris is not installed: pip install atheris", file=sys.stderr)
         return 2
-
-    def one(data: bytes) -> None:
-        try:
-            check(codec, data)
-        except FaultError:
-            print(f"kept as {keep(codec.name, data)}", file=sys.stderr)
-            raise
-
-    folder = CORPUS / f"{codec.name}.seeds"
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, data in enumerate(codec.inputs()):
-        (folder / f"{number}").write_bytes(data)
-    atheris.instrument_all()
-    atheris.Setup([sys.argv[0], str(folder)], one)
-    atheris.Fuzz()
-    return 0
+    return subprocess.run([sys.executable, "-m", "tests.lab.guided", name, f"-runs={inputs}"]).returncode
