@@ -21,9 +21,8 @@ from zope.interface import implementer
 from mikanet.address import Address, parse_port
 from mikanet.errors import ConfigError
 from mikanet.filters.obfs_http import obfs_http_client, obfs_http_server
-try:
-    from mikanet.filters.socks_client import Socks5ClientEndpoint
-except ImportError: pass
+
+from mikanet.filters.socks_client import Socks5ClientEndpoint
 from mikanet.mika.client import MikaClientConfig, MikaTunnel
 from mikanet.mika.session import Profile, derive_keys
 from mikanet.service.secret_files import read_credentials, read_secret
