@@ -225,11 +225,12 @@ class TwistdProcess(Process):
         env: Mapping[str, str] | None = None,
         ports: Sequence[int] = (),
         timeout: float = 20.0,
-        python_options: Sequence[str] = (),
+        before: str = "",
     ) -> None:
+        """:param before: Python code that runs before anything of Twisted is imported."""
         self._folder = None if cwd is not None else tempfile.TemporaryDirectory(prefix="mikanet-run-")
-        run = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
-        command = [sys.executable, *python_options, "-c", run, "--nodaemon", "--pidfile=", *args]
+        run = f"{before}\nimport sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
+        command = [sys.executable, "-c", run, "--nodaemon", "--pidfile=", *args]
         super().__init__(command, cwd=cwd or self._folder.name, env=env, ports=ports, timeout=timeout)  # type: ignore[union-attr]  # one of both is there
 
     def _ended(self) -> int:
