@@ -113,7 +113,7 @@ def outgoing(request: h11.Request) -> Outgoing:
     if b"transfer-encoding" in names and b"content-length" in names:
         raise RemoteProtocolError("a request has Content-Length or Transfer-Encoding, not both")
     headers: Headers = [(b"Host", authority)]
-    headers += (pair for pair in end_to_end(request.headers) if pair[0].lower() != b"host")
+    headers += (pair for pair in end_to_end(request) if pair[0].lower() != b"host")
     if b"transfer-encoding" in names:
         headers.append((b"Transfer-Encoding", b"chunked"))
     if wants_websocket(request):
@@ -125,17 +125,17 @@ def outgoing(request: h11.Request) -> Outgoing:
     )
 
 
-def end_to_end(headers: h11.Headers) -> Headers:
-    """The headers that go on to the other side, spelled as they came."""
-    named = {token for name, value in headers if name == b"connection" for token in _tokens(value)}
+def end_to_end(message: h11.Request | h11.Response | h11.InformationalResponse) -> Headers:
+    """The headers of a message that go on to the other side, spelled as they came."""
+    named = {token for name, value in message.headers if name == b"connection" for token in _tokens(value)}
     # What frames the body is not the peer's to have removed.
     dropped = _HOP_BY_HOP | (named - {b"content-length"})
-    return [(name, value) for name, value in headers.raw_items() if name.lower() not in dropped]
+    return [(name, value) for name, value in message.headers.raw_items() if name.lower() not in dropped]
 
 
 def response_headers(response: h11.Response | h11.InformationalResponse) -> Headers:
     """The headers of a response that go on to the client."""
-    headers = end_to_end(response.headers)
+    headers = end_to_end(response)
     if any(name == b"transfer-encoding" for name, _ in response.headers):
         # With both, Content-Length is wrong (RFC 9112 section 6.3).
         headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
