@@ -1,0 +1,261 @@
+"""``kcp:`` endpoints: a byte stream over KCP over UDP, and the parsing of their arguments.
+
+Without arguments they are the link that Mika's original has: no cipher, FEC 10/3, its windows and mode; with them, the
+outer layers of kcptun.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import DNSLookupError
+from twisted.internet.interfaces import (
+    IAddress,
+    IHostResolution,
+    IListeningPort,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IResolutionReceiver,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
+from zope.interface import implementer
+
+from mikanet.address import parse_port
+from mikanet.counters import Counters
+from mikanet.crypto.packet_keys import Kdf, block_named, derive_key
+from mikanet.errors import ConfigError
+from mikanet.kcp.client import KcpClientSession
+from mikanet.kcp.link import LinkSettings, RandomBytes
+from mikanet.kcp.sessions import KcpSessions
+from mikanet.kcp.settings import KCPTUN_MODES, MODES, Mode
+from mikanet.kcp.udp import UdpPackets, UdpPeer
+from mikanet.service.secret_files import read_secret
+
+#: Mika's original KCP link: nodelay 1, 20 ms, resend 2, nc 1, acknowledgements without delay.
+MIKA_MODE = Mode(1, 20, 2, 1, write_delay=False, ack_no_delay=True)
+MIKA_CLIENT = LinkSettings(
+    block="null", mode=MIKA_MODE, mtu=1400, snd_wnd=128, rcv_wnd=1024, data_shards=10, parity_shards=3
+)
+MIKA_SERVER = replace(MIKA_CLIENT, snd_wnd=1024)
+
+
+@implementer(IStreamClientEndpoint)
+class KcpClientEndpoint:
+    """Connects by opening a UDP socket of its own; there is no handshake, so it knows nothing of the server yet."""
+
+    def __init__(
+        self, reactor: Any, host: str, port: int, settings: LinkSettings, random_bytes: RandomBytes = os.urandom
+    ) -> None:
+        self._reactor = reactor
+        self._host = host
+        self._port = port
+        self._settings = settings
+        self._random_bytes = random_bytes
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Fires with the protocol once the name is resolved and the socket is open."""
+        return resolve(self._reactor, self._host).addCallback(lambda host: self._open(host, protocolFactory))
+
+    def _open(self, host: str, factory: IProtocolFactory) -> IProtocol:
+        peer: UdpPeer = (host, self._port)
+        port = UdpPackets(
+            self._reactor, 0, "::" if ":" in host else "", lambda _, packets: session.packets_received(packets), peer
+        )
+        address = port.address_of(peer)
+        upper = factory.buildProtocol(address)
+        if upper is None:
+            raise ConfigError("the factory made no protocol")
+        session = KcpClientSession(
+            port, peer, upper, self._settings, self._reactor, self._random_bytes, lambda: _stop(port)
+        )
+        port.startListening()
+        session.start()
+        return upper
+
+
+@implementer(IStreamServerEndpoint)
+class KcpServerEndpoint:
+    """Listens on one UDP socket; each session has a protocol of the factory."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        port: int,
+        interface: str,
+        settings: LinkSettings,
+        random_bytes: RandomBytes = os.urandom,
+        counters: Counters | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._port = port
+        self._interface = interface
+        self._settings = settings
+        self._random_bytes = random_bytes
+        self._counters = counters or Counters()
+
+    def with_proof(self) -> KcpServerEndpoint:
+        """The same, holding each session's bytes back until its peer has proven to be live (Q4)."""
+        settings = replace(self._settings, require_proof=True)
+        return KcpServerEndpoint(
+            self._reactor, self._port, self._interface, settings, self._random_bytes, self._counters
+        )
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Fires with the port; stopping it ends its sessions."""
+        return maybeDeferred(self._listen, protocolFactory)
+
+    def _listen(self, factory: IProtocolFactory) -> IListeningPort:
+        port = _ServerPort(self._reactor, self._port, self._interface)
+        port.sessions = KcpSessions(
+            port, self._settings, factory, cast(IReactorTime, self._reactor), self._random_bytes, self._counters
+        )
+        port.startListening()
+        return cast(IListeningPort, port)
+
+
+class _ServerPort(UdpPackets):
+    """The port of a server: stopping it ends its sessions."""
+
+    sessions: KcpSessions
+
+    def __init__(self, reactor: Any, port: int, interface: str) -> None:
+        super().__init__(reactor, port, interface, lambda peer, packets: self.sessions.packets_received(peer, packets))
+
+    def stopListening(self) -> Any:
+        """As Port."""
+        self.sessions.abort_all()
+        return super().stopListening()  # type: ignore[no-untyped-call]  # untyped in Twisted
+
+
+def _stop(port: UdpPackets) -> None:
+    port.stopListening()  # type: ignore[no-untyped-call]  # untyped in Twisted
+
+
+def resolve(reactor: Any, host: str) -> Deferred[str]:
+    """The first address of a host name, or the address itself."""
+    done: Deferred[str] = Deferred()
+    try:
+        ipaddress.ip_address(host.split("%")[0])
+    except ValueError:
+        reactor.nameResolver.resolveHostName(_FirstAddress(host, done), host, 0, transportSemantics="UDP")
+    else:
+        done.callback(host)
+    return done
+
+
+@implementer(IResolutionReceiver)
+class _FirstAddress:
+    def __init__(self, host: str, done: Deferred[str]) -> None:
+        self._host = host
+        self._done = done
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        pass
+
+    def addressResolved(self, address: IAddress) -> None:
+        if not self._done.called:
+            self._done.callback(cast(Any, address).host)
+
+    def resolutionComplete(self) -> None:
+        if not self._done.called:
+            self._done.errback(DNSLookupError(f"{self._host} has no address"))
+
+
+# -- arguments of endpoint strings
+
+_NUMBERS = {"mtu": "mtu", "sndwnd": "snd_wnd", "rcvwnd": "rcv_wnd", "dshard": "data_shards", "pshard": "parity_shards"}
+_MANUAL = {"nodelay": "nodelay", "interval": "interval_ms", "resend": "resend", "nc": "nc"}
+_KDFS = {"kcptun": (Kdf.KCPTUN, KCPTUN_MODES), "paqet": (Kdf.PAQET, MODES)}
+
+
+def parse_link(arguments: Mapping[str, str], base: LinkSettings) -> LinkSettings:
+    """The settings that the arguments of a ``kcp:`` string ask for.
+
+    :raises ConfigError: for an argument that does not exist, is wrong, or is missing.
+    """
+    rest = dict(arguments)
+    insecure_ok = _flag(rest, "insecure-ok", False)
+    changes: dict[str, Any] = {field: _number(rest, name) for name, field in _NUMBERS.items() if name in rest}
+    kdf_name = rest.pop("kdf", "kcptun")
+    if kdf_name not in _KDFS:
+        raise ConfigError(f"kdf is kcptun or paqet, not {kdf_name!r}")
+    kdf, modes = _KDFS[kdf_name]
+    changes |= _cipher(rest, kdf, insecure_ok)
+    changes["mode"] = _mode(rest, modes, base.mode)
+    if "idle-timeout" in rest:
+        changes["patience"] = replace(base.patience, idle=_number(rest, "idle-timeout"))
+    if rest:
+        raise ConfigError(f"kcp: there is no argument {', '.join(sorted(rest))}")
+    return replace(base, **changes)
+
+
+def _cipher(rest: dict[str, str], kdf: Kdf, insecure_ok: bool) -> dict[str, Any]:
+    name, key_file = rest.pop("block", None), rest.pop("key-file", None)
+    if name is None:
+        if key_file is not None:
+            raise ConfigError("kcp: key-file needs block as well")
+        return {}  # no cipher: what runs above encrypts
+    block = block_named(name, insecure_ok)
+    if not block.key_length:
+        return {"block": name}
+    if key_file is None:
+        raise ConfigError(f"kcp: block={name} needs key-file")
+    return {"block": name, "key": derive_key(read_secret(key_file, insecure_ok), kdf)}
+
+
+def _mode(rest: dict[str, str], modes: Mapping[str, Mode], base: Mode) -> Mode:
+    name = rest.pop("mode", None)
+    if name == "manual":
+        mode = Mode(0, 0, 0, 0)
+    elif name is None:
+        mode = base
+    elif name in modes:
+        mode = modes[name]
+    else:
+        raise ConfigError(f"there is no mode {name!r}: give manual or one of {', '.join(modes)}")
+    numbers: dict[str, Any] = {field: _number(rest, key) for key, field in _MANUAL.items() if key in rest}
+    mode = replace(mode, **numbers)
+    return replace(
+        mode,
+        write_delay=_flag(rest, "wdelay", mode.write_delay),
+        ack_no_delay=_flag(rest, "acknodelay", mode.ack_no_delay),
+    )
+
+
+def _number(rest: dict[str, str], name: str) -> int:
+    text = rest.pop(name)
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise ConfigError(f"kcp: {name}={text} is not a number")
+    return int(text)
+
+
+def _flag(rest: dict[str, str], name: str, default: bool) -> bool:
+    text = rest.pop(name, None)
+    if text is None:
+        return default
+    if text not in ("yes", "no"):
+        raise ConfigError(f"kcp: {name} is yes or no, not {text!r}")
+    return text == "yes"
+
+
+def parse_kcp_client(reactor: Any, host: str, port: str, **arguments: str) -> KcpClientEndpoint:
+    """The endpoint of ``kcp:HOST:PORT[:block=aes:key-file=FILE:kdf=kcptun:dshard=10:pshard=3:mode=fast2:mtu=1350...]``.
+
+    :raises ConfigError: as :func:`parse_link`.
+    """
+    return KcpClientEndpoint(reactor, host, parse_port(port), parse_link(arguments, MIKA_CLIENT))
+
+
+def parse_kcp_server(reactor: Any, port: str, interface: str = "", **arguments: str) -> KcpServerEndpoint:
+    """The endpoint of ``kcp:PORT[:interface=ADDRESS][:block=...]``.
+
+    :raises ConfigError: as :func:`parse_link`.
+    """
+    return KcpServerEndpoint(reactor, parse_port(port), interface, parse_link(arguments, MIKA_SERVER))

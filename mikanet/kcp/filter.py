@@ -1,0 +1,375 @@
+"""KCP as a filter: packets below, one byte stream above.
+
+The wire has no way to say that a connection ends. :meth:`KcpFilter.loseConnection` therefore sends what was accepted,
+for a bounded time, and forgets the session; the peer finds out by whatever runs above, or by silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from twisted.internet import error
+from twisted.internet.interfaces import IDelayedCall, IProducer, IProtocol, IPushProducer, IReactorTime
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mikanet.filters.base import Filter, Kind
+from mikanet.filters.packets import IPacketReceiver
+from mikanet.interfaces import IPacketTransport
+from mikanet.kcp.arq import Arq, Due
+from mikanet.kcp.segment import ImpossibleAckError, SegmentError
+from mikanet.kcp.settings import ArqSettings
+
+#: What a server tells and takes of a peer that has not proven itself yet (Q4).
+PROBATION_WINDOW = 31
+#: How many times more a server sends to such a peer than it got from it.
+PROBATION_FACTOR = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a session waits, in seconds.
+
+    :ivar idle: silence of the peer after which it counts as gone.
+    :ivar linger: for what was written before loseConnection to be acknowledged.
+    :ivar probation: for a peer to prove that it is live, where that is asked for.
+    """
+
+    idle: float = 300.0
+    linger: float = 30.0
+    probation: float = 5.0
+
+
+DEFAULT_PATIENCE = Patience()
+
+
+@implementer(IPacketReceiver)
+class KcpFilter(Filter):
+    """One end of a KCP session.
+
+    Lower side: packets; its ``max_packet_size`` bounds the segments. Upper side: a byte stream, connected at once: KCP
+    has no handshake. It has no half-close either, so ``loseWriteConnection`` does nothing.
+
+    :param ts_offset: added to the time stamps on the wire; random, so that only who hears us can answer them.
+    :param require_proof: keep what arrives from the upper protocol until the peer has acknowledged a segment (Q4).
+    :ivar refused: datagrams that were not of this conversation or not KCP.
+    """
+
+    lower_kind = Kind.PACKETS
+    upper_kind = Kind.STREAM
+
+    __slots__ = (
+        "_clock",
+        "_closing",
+        "_credit",
+        "_end_at",
+        "_held",
+        "_last_heard",
+        "_make_arq",
+        "_now_ms",
+        "_patience",
+        "_producer",
+        "_producer_paused",
+        "_pumping",
+        "_reading_paused",
+        "_streaming",
+        "_timer",
+        "_timer_at",
+        "_wrote",
+        "arq",
+        "refused",
+    )
+
+    def __init__(
+        self,
+        upper: IProtocol,
+        conv: int,
+        settings: ArqSettings,
+        clock: IReactorTime,
+        patience: Patience = DEFAULT_PATIENCE,
+        ts_offset: int = 0,
+        require_proof: bool = False,
+    ) -> None:
+        super().__init__(upper)
+        self._make_arq: Callable[[int], Arq] = lambda mtu: Arq(
+            conv, replace(settings, mtu=min(settings.mtu, mtu)), ts_offset
+        )
+        self.arq: Arq | None = None
+        self._clock = clock
+        self._patience = patience
+        self._held = require_proof
+        self._credit = 0  # bytes that may be sent while held
+        self._timer: IDelayedCall | None = None
+        self._timer_at = 0.0
+        self._last_heard = 0.0
+        self._end_at: float | None = None  # when probation or linger is over
+        self._pumping = False
+        self._wrote = False
+        self._closing = False
+        self._reading_paused = False
+        self._producer: IPushProducer | None = None
+        self._producer_paused = False
+        self._streaming = True
+        self.refused = 0
+
+    @property
+    def proven(self) -> bool:
+        """Whether the peer has acknowledged something of ours."""
+        return self.arq is not None and self.arq.proven
+
+    # -- from below
+
+    def connectionMade(self) -> None:
+        """Make the session, and connect the upper protocol."""
+        self.arq = self._make_arq(cast(int, cast(IPacketTransport, self._lower()).max_packet_size))
+        self._last_heard = self._clock.seconds()
+        if self._held:
+            self.arq.advertise_limit = PROBATION_WINDOW
+            self._end_at = self._last_heard + self._patience.probation
+        self._pumping = True  # what the upper protocol writes at once goes out together
+        try:
+            self.establish()
+        finally:
+            self._pumping = False
+        if self._held:
+            self._arm()  # nothing may be sent yet: the packet that opened the session is still to come
+        else:
+            self._pump(Due.NOTHING)
+
+    def dataReceived(self, data: bytes) -> None:
+        """One packet from below."""
+        self.packets_received((data,))
+
+    def packets_received(self, packets: Sequence[bytes]) -> None:
+        """A batch of KCP datagrams; answered by one flush."""
+        self._take(packets, regular=True)
+
+    def recovered_received(self, packets: Sequence[bytes]) -> None:
+        """Datagrams that FEC rebuilt."""
+        self._take(packets, regular=False)
+
+    def _take(self, packets: Sequence[bytes], regular: bool) -> None:
+        arq = self.arq
+        if arq is None:
+            return
+        self._last_heard = seconds = self._clock.seconds()
+        now = int(seconds * 1000)
+        due = Due.NOTHING
+        take = arq.input
+        for packet in packets:
+            try:
+                its_due = take(packet, now, regular)
+            except SegmentError:
+                self.refused += 1
+                continue
+            except ImpossibleAckError:
+                self._end(Failure(error.ConnectionAborted("the peer acknowledged what was never sent")))
+                return
+            if its_due > due:
+                due = its_due
+        if self._held:
+            self._check_proof(arq, sum(map(len, packets)))
+        self._pump(due)
+
+    def _check_proof(self, arq: Arq, received: int) -> None:
+        self._credit += PROBATION_FACTOR * received
+        if arq.proven:
+            self._held = False
+            self._end_at = None
+            arq.advertise_limit = 65535
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The lower transport is gone."""
+        self._stop()
+        super().connectionLost(reason)
+
+    # -- from above
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        arq = self.arq
+        if arq is None or self._closing or not data:
+            return
+        arq.send(data)
+        self._wrote = True
+        if self._producer is not None and not self._producer_paused and arq.waiting >= self._high_water(arq):
+            self._producer_paused = True
+            self._producer.pauseProducing()
+        if not self._pumping:
+            self._pump(Due.NOTHING)
+
+    @staticmethod
+    def _high_water(arq: Arq) -> int:
+        # A window in flight, and half of one ready to follow it.
+        return arq.settings.snd_wnd + (arq.settings.snd_wnd >> 1)
+
+    def loseConnection(self) -> None:
+        """Send what was accepted, for a bounded time; then forget the session."""
+        if self.arq is not None and not self._closing:
+            self._closing = self._producer is None
+            if self._closing:
+                self._begin_end()
+            else:
+                self._end_at = self._end_at or 0.0  # once the producer is gone
+
+    def _begin_end(self) -> None:
+        self._closing = True
+        self._end_at = self._clock.seconds() + self._patience.linger
+        if not self._pumping:
+            self._pump(Due.FLUSH)
+
+    def abortConnection(self) -> None:
+        """Forget the session now."""
+        self._end(Failure(error.ConnectionAborted()))
+
+    def loseWriteConnection(self) -> None:
+        """Nothing: this wire cannot say it."""
+
+    # -- flow control
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """Let ``producer`` be paused while more waits than the send window takes."""
+        if self.arq is None:
+            producer.stopProducing()
+            return
+        self._producer = cast(IPushProducer, producer)
+        self._streaming = streaming
+        self._producer_paused = self.arq.waiting >= self._high_water(self.arq)
+        if self._producer_paused and streaming:
+            self._producer.pauseProducing()
+        elif not streaming:
+            self._producer_paused = False
+            self._producer.resumeProducing()
+
+    def unregisterProducer(self) -> None:
+        """Forget the producer; a loseConnection that waited for it goes on."""
+        self._producer = None
+        self._producer_paused = False
+        if self._end_at == 0.0 and not self._closing:
+            self._begin_end()
+
+    def pauseProducing(self) -> None:
+        """Deliver nothing for a while; the receive window closes when it is full."""
+        self._reading_paused = True
+
+    def resumeProducing(self) -> None:
+        """Deliver again."""
+        self._reading_paused = False
+        if not self._pumping:
+            self._pump(Due.NOTHING)
+
+    # -- the one place where both sides meet
+
+    def _pump(self, due: Due) -> None:
+        arq = self.arq
+        if arq is None or self._pumping:
+            return
+        self._pumping = True
+        try:
+            while True:
+                if arq.readable and not self._reading_paused and not self._held:
+                    self.upper.dataReceived(arq.receive_stream())
+                    if self.arq is None:
+                        return
+                self._flush(arq, due)
+                due = Due.NOTHING
+                if not self._resume_producer(arq):
+                    break
+        finally:
+            self._pumping = False
+        if self.arq is None:
+            return
+        if arq.dead:
+            self._end(Failure(error.ConnectionLost("the peer does not answer")))
+        elif self._closing and not arq.waiting:
+            self._end(Failure(error.ConnectionDone()))
+        else:
+            self._arm()
+
+    def _flush(self, arq: Arq, due: Due) -> None:
+        if self._wrote:
+            self._wrote = False
+            if not arq.settings.mode.write_delay or arq.waiting >= arq.settings.snd_wnd:
+                due = Due.FLUSH
+        if not due:
+            return
+        datagrams = arq.flush(int(self._clock.seconds() * 1000), due)
+        if self._held:
+            datagrams = self._affordable(datagrams)
+        if datagrams and self.transport is not None:
+            self.transport.writeSequence(datagrams)
+
+    def _affordable(self, datagrams: list[bytes]) -> list[bytes]:
+        """What may be sent to a peer that could be a forged address."""
+        sent = []
+        for datagram in datagrams:
+            if len(datagram) <= self._credit:
+                self._credit -= len(datagram)
+                sent.append(datagram)
+        return sent
+
+    def _resume_producer(self, arq: Arq) -> bool:
+        """Let the producer go on if there is room; true if something is to be pumped again."""
+        producer = self._producer
+        wanted = producer is not None and (self._producer_paused or not self._streaming)
+        if wanted and arq.waiting < arq.settings.snd_wnd:
+            self._producer_paused = False
+            cast(IPushProducer, producer).resumeProducing()
+        return self._wrote or (arq.readable and not self._reading_paused and not self._held)
+
+    # -- time
+
+    def _arm(self) -> None:
+        """One timer per session, at the earliest thing that is due. One that is early is left to fire."""
+        at = self._last_heard + self._patience.idle
+        assert self.arq is not None
+        deadline = self.arq.deadline()
+        if deadline is not None:
+            at = min(at, deadline / 1000)
+        if self._end_at:
+            at = min(at, self._end_at)
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer_at = at
+        # One millisecond is the grain of KCP's clock: never wake before the tick that is waited for.
+        self._timer = self._clock.callLater(max(at - self._clock.seconds(), 0.0) + 0.0005, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        arq = self.arq
+        assert arq is not None
+        now = self._clock.seconds()
+        if self._end_at and now >= self._end_at:
+            self._end(Failure(error.TimeoutError("what was sent last was not acknowledged in time")))
+        elif now >= self._last_heard + self._patience.idle:
+            self._end(Failure(error.TimeoutError("the peer has been silent for too long")))
+        else:
+            deadline = arq.deadline()
+            self._pump(Due.FLUSH if deadline is not None and int(now * 1000) >= deadline else Due.NOTHING)
+
+    # -- the end
+
+    def _stop(self) -> None:
+        self.arq = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.stopProducing()
+
+    def _end(self, reason: Failure) -> None:
+        """Let the lower transport go and tell the upper protocol why."""
+        if self.arq is None:
+            return
+        if reason.check(error.ConnectionDone):
+            self._flush(self.arq, Due.FLUSH)  # the acknowledgements that are still owed
+        transport, self.transport = self.transport, None
+        self._stop()
+        super().connectionLost(reason)
+        if transport is not None:
+            transport.loseConnection()

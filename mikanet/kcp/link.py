@@ -1,0 +1,152 @@
+"""What a KCP link is set to, and the stack that the settings make: cipher, FEC, KCP.
+
+The cipher stands below the sessions, not in them: a server must open a packet before it knows whose it is.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from twisted.internet.interfaces import IProtocol, IReactorTime
+
+from mikanet.crypto.packet_keys import BLOCKS
+from mikanet.crypto.packet_seen import SeenPackets
+from mikanet.crypto.packets import PacketCipher, packet_cipher
+from mikanet.errors import ConfigError
+from mikanet.fec.filter import FecFilter
+from mikanet.fec.header import DATA, OUT_OF_BAND, OVERHEAD, PARITY
+from mikanet.fec.reedsolomon import MAX_SHARDS
+from mikanet.filters.base import Filter
+from mikanet.kcp.filter import DEFAULT_PATIENCE, KcpFilter, Patience
+from mikanet.kcp.segment import HEADER_LENGTH
+from mikanet.kcp.settings import MAX_PACKET, MODES, ArqSettings, Mode
+
+#: (first 4 bytes, type): enough to tell FEC from bare KCP, and conv of the latter.
+_PEEK = struct.Struct("<IH")
+_CONV = struct.Struct("<I")
+
+RandomBytes = Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """One end of a KCP link.
+
+    :ivar block: name of the packet cipher; :ivar key: its key, already derived.
+    :ivar data_shards: and :ivar parity_shards: of FEC; none unless both are positive.
+    :ivar mtu: largest packet after the UDP header, as kcptun and paqet count it.
+    :ivar require_proof: (server) hold a session's bytes until its peer is known to be live (Q4).
+    :raises ConfigError: if the numbers do not fit each other.
+    """
+
+    block: str = "aes"
+    key: bytes = field(default=b"", repr=False)
+    mode: Mode = MODES["fast"]
+    mtu: int = 1350
+    snd_wnd: int = 1024
+    rcv_wnd: int = 1024
+    data_shards: int = 0
+    parity_shards: int = 0
+    stream: bool = True
+    patience: Patience = DEFAULT_PATIENCE
+    require_proof: bool = False
+    max_sessions: int = 1024
+    max_sessions_per_host: int = 64
+
+    def __post_init__(self) -> None:
+        block = BLOCKS.get(self.block)
+        if block is None:
+            raise ConfigError(f"{self.block!r} is not a block: give one of {', '.join(BLOCKS)}")
+        if len(self.key) < block.key_length:
+            raise ConfigError(f"block {self.block} needs a key")
+        if self.data_shards < 0 or self.parity_shards < 0 or self.data_shards + self.parity_shards > MAX_SHARDS:
+            raise ConfigError(f"there are at most {MAX_SHARDS} data and parity shards together")
+        if self.mtu > MAX_PACKET or self.packet_room - self.fec_overhead <= HEADER_LENGTH:
+            raise ConfigError(f"an MTU of {self.mtu} does not fit: the most is {MAX_PACKET}")
+        self.arq()
+
+    @property
+    def has_fec(self) -> bool:
+        """Whether this end sends parity."""
+        return self.data_shards > 0 and self.parity_shards > 0
+
+    @property
+    def fec_overhead(self) -> int:
+        """Bytes that FEC adds to a packet."""
+        return OVERHEAD if self.has_fec else 0
+
+    @property
+    def packet_room(self) -> int:
+        """Largest packet inside the cipher."""
+        return self.mtu - BLOCKS[self.block].overhead
+
+    def arq(self) -> ArqSettings:
+        """The settings of a session."""
+        return ArqSettings(self.mode, self.packet_room - self.fec_overhead, self.snd_wnd, self.rcv_wnd, self.stream)
+
+
+def kcp_stack(
+    upper: IProtocol, conv: int, settings: LinkSettings, clock: IReactorTime, ts_offset: int = 0
+) -> tuple[Filter, KcpFilter]:
+    """The filters of one session below ``upper``: the lowest of them, and the KCP one."""
+    kcp = KcpFilter(upper, conv, settings.arq(), clock, settings.patience, ts_offset, settings.require_proof)
+    if settings.has_fec:
+        return FecFilter(kcp, settings.data_shards, settings.parity_shards, clock), kcp
+    return kcp, kcp
+
+
+def random_u32(random_bytes: RandomBytes) -> int:
+    """32 random bits."""
+    return int.from_bytes(random_bytes(4), "little")
+
+
+def conv_of(body: bytes) -> int | None:
+    """The conversation that an opened packet belongs to; None for FEC parity, which does not say; -1 for neither."""
+    if len(body) < 12:
+        return -1
+    conv, kind = _PEEK.unpack_from(body)
+    if DATA <= kind <= OUT_OF_BAND:
+        return None if kind == PARITY else int(_CONV.unpack_from(body, OVERHEAD)[0]) if kind == DATA else -1
+    return int(conv)
+
+
+def kcp_datagram(body: bytes) -> bytes:
+    """The KCP datagram in an opened packet, whether it has an FEC header or not."""
+    kind = _PEEK.unpack_from(body)[1]
+    return body[OVERHEAD:] if kind == DATA else body
+
+
+class PacketSealer:
+    """The cipher of a link with its memory of packets: shared by all sessions of one key.
+
+    :ivar refused: packets that were too short or failed their check; :ivar repeated: those that passed before.
+    """
+
+    def __init__(self, settings: LinkSettings, random_bytes: RandomBytes) -> None:
+        self._cipher: PacketCipher = packet_cipher(settings.block, settings.key, random_bytes)
+        # Without a random nonce two packets may well be the same.
+        self._seen = None if settings.block == "null" else SeenPackets()
+        self.refused = 0
+        self.repeated = 0
+
+    def seal(self, bodies: Iterable[bytes]) -> list[bytes]:
+        """Packets to send."""
+        packets = self._cipher.seal(bodies if isinstance(bodies, list) else list(bodies))
+        if self._seen is not None:
+            self._seen.add_all(packets)
+        return packets
+
+    def open(self, packets: list[bytes]) -> list[bytes]:
+        """The bodies of the packets that are good and new."""
+        bodies = []
+        seen = self._seen
+        for packet, body in zip(packets, self._cipher.open(packets), strict=True):
+            if body is None:
+                self.refused += 1
+            elif seen is not None and seen.check_and_add(packet):
+                self.repeated += 1
+            else:
+                bodies.append(body)
+        return bodies

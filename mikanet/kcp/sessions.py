@@ -1,0 +1,217 @@
+"""The sessions of a KCP server: by remote address and conv, opened by a first packet, within limits (Q5, Q6).
+
+An address may hold two sessions: one whose peer has proven that it is live, and one that has not yet. The first dies
+only when the second is proven, so a recorded or forged first packet ends nobody's session.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime
+
+from mikanet.counters import Counters
+from mikanet.filters.base import Filter
+from mikanet.filters.packets import deliver
+from mikanet.kcp.filter import KcpFilter
+from mikanet.kcp.link import LinkSettings, PacketSealer, RandomBytes, conv_of, kcp_datagram, kcp_stack, random_u32
+from mikanet.kcp.ports import PacketPath
+from mikanet.kcp.segment import opens_session
+
+#: Failing packets per second and source before its packets are dropped unopened, unless it has a proven session.
+FAILURES_PER_SECOND = 200
+#: Sources whose failures are remembered; the oldest are forgotten.
+_MAX_SOURCES = 4096
+#: Ended sessions that late packets must not open again, and for how long (seconds).
+_MAX_ENDED, _ENDED_FOR = 4096, 60.0
+#: Sessions that have not proven themselves, at most, where proof is asked for (Q4).
+MAX_PROBATION = 256
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    conv: int
+    bottom: Filter
+    kcp: KcpFilter
+    born: float
+    live: bool = False
+
+
+class FailureLimit:
+    """A token bucket per source for packets that fail their check."""
+
+    def __init__(self, clock: IReactorTime, rate: int = FAILURES_PER_SECOND) -> None:
+        self._clock = clock
+        self._rate = rate
+        self._buckets: OrderedDict[Any, tuple[float, float]] = OrderedDict()  # (tokens, when)
+
+    def exhausted(self, source: Any) -> bool:
+        """Whether packets of this source are not worth opening now."""
+        bucket = self._buckets.get(source)
+        if bucket is None:
+            return False
+        tokens, when = bucket
+        return tokens + (self._clock.seconds() - when) * self._rate < 1.0
+
+    def failed(self, source: Any, count: int) -> None:
+        """So many packets failed."""
+        now = self._clock.seconds()
+        tokens, when = self._buckets.pop(source, (float(self._rate), now))
+        tokens = min(float(self._rate), tokens + (now - when) * self._rate)
+        self._buckets[source] = (max(tokens - count, 0.0), now)
+        if len(self._buckets) > _MAX_SOURCES:
+            self._buckets.popitem(last=False)
+
+
+class KcpSessions:
+    """Turns the packets of a port into sessions with protocols of ``factory`` on top.
+
+    :ivar counters: what happened, under ``kcp.server.*``.
+    """
+
+    def __init__(
+        self,
+        port: Any,
+        settings: LinkSettings,
+        factory: IProtocolFactory,
+        clock: IReactorTime,
+        random_bytes: RandomBytes,
+        counters: Counters,
+    ) -> None:
+        self._port = port
+        self._settings = settings
+        self._factory = factory
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self.counters = counters
+        self._sealer = PacketSealer(settings, random_bytes)
+        self._failures = FailureLimit(clock)
+        self._by_peer: dict[Any, list[_Session]] = {}
+        self._per_source: dict[Any, int] = {}
+        self._count = 0
+        self._ended: OrderedDict[tuple[Any, int], float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def packets_received(self, peer: Any, packets: Sequence[bytes]) -> None:
+        """A batch of sealed packets from one peer."""
+        sessions = self._by_peer.get(peer, ())
+        proven = any(session.live for session in sessions)
+        if not proven and self._failures.exhausted(self._port.source_of(peer)):
+            self.counters.add("kcp.server.dropped.unopened", len(packets))
+            return
+        refused, repeated = self._sealer.refused, self._sealer.repeated
+        bodies = self._sealer.open(list(packets))
+        if len(bodies) < len(packets):
+            self.counters.add("kcp.server.dropped.repeated", self._sealer.repeated - repeated)
+            if self._sealer.refused > refused:
+                self.counters.add("kcp.server.dropped.check", self._sealer.refused - refused)
+                self._failures.failed(self._port.source_of(peer), self._sealer.refused - refused)
+        self._sort(peer, bodies)
+
+    def _sort(self, peer: Any, bodies: list[bytes]) -> None:
+        """Give each packet to its session, whole runs at a time."""
+        run: list[bytes] = []
+        current: _Session | None = None
+        for body in bodies:
+            conv = conv_of(body)
+            if current is None or (conv is not None and conv != current.conv):
+                self._deliver(peer, current, run)
+                run = []
+                current = self._session_for(peer, conv, body)
+                if current is None:
+                    continue
+            run.append(body if self._settings.has_fec else kcp_datagram(body))
+        self._deliver(peer, current, run)
+
+    def _session_for(self, peer: Any, conv: int | None, body: bytes) -> _Session | None:
+        sessions = self._by_peer.get(peer)
+        if sessions:
+            if conv is None:
+                return sessions[0]
+            for session in sessions:
+                if session.conv == conv:
+                    return session
+        if conv is None or conv == -1 or opens_session(kcp_datagram(body), self._settings.rcv_wnd) is None:
+            self.counters.add("kcp.server.dropped.stray")
+            return None
+        return self._open(peer, conv)
+
+    def _deliver(self, peer: Any, session: _Session | None, bodies: list[bytes]) -> None:
+        if session is None or not bodies:
+            return
+        deliver(session.bottom, bodies)
+        if not session.live and session.kcp.proven:
+            session.live = True
+            for other in [other for other in self._by_peer.get(peer, ()) if other is not session]:
+                self.counters.add("kcp.server.replaced")
+                other.kcp.abortConnection()
+
+    # -- opening and ending
+
+    def _open(self, peer: Any, conv: int) -> _Session | None:
+        refusal = self._refusal(peer, conv)
+        if refusal is not None:
+            self.counters.add(f"kcp.server.refused.{refusal}")
+            return None
+        upper = self._factory.buildProtocol(self._port.address_of(peer))
+        if upper is None:
+            self.counters.add("kcp.server.refused.factory")
+            return None
+        settings = self._settings
+        bottom, kcp = kcp_stack(upper, conv, settings, self._clock, random_u32(self._random_bytes))
+        session = _Session(conv, bottom, kcp, self._clock.seconds())
+        self._by_peer.setdefault(peer, []).append(session)
+        source = self._port.source_of(peer)
+        self._per_source[source] = self._per_source.get(source, 0) + 1
+        self._count += 1
+        self.counters.add("kcp.server.opened")
+        bottom.makeConnection(
+            PacketPath(self._port, peer, self._sealer, settings.packet_room, lambda: self._forget(peer, session))
+        )
+        return session
+
+    def _refusal(self, peer: Any, conv: int) -> str | None:
+        """Why no session may be opened now, or None."""
+        now = self._clock.seconds()
+        if self._ended.get((peer, conv), now) > now:
+            return "ended"
+        sessions = self._by_peer.get(peer, [])
+        for session in [session for session in sessions if not session.live]:
+            if now - session.born < self._settings.patience.probation:
+                return "probation"
+            session.kcp.abortConnection()
+        if self._count >= self._settings.max_sessions:
+            return "sessions"
+        if self._per_source.get(self._port.source_of(peer), 0) >= self._settings.max_sessions_per_host:
+            return "host"
+        if self._settings.require_proof and self._in_probation() >= MAX_PROBATION:
+            return "probation"
+        return None
+
+    def _in_probation(self) -> int:
+        return sum(not session.live for sessions in self._by_peer.values() for session in sessions)
+
+    def _forget(self, peer: Any, session: _Session) -> None:
+        sessions = self._by_peer[peer]
+        sessions.remove(session)
+        if not sessions:
+            del self._by_peer[peer]
+        source = self._port.source_of(peer)
+        self._per_source[source] -= 1
+        if not self._per_source[source]:
+            del self._per_source[source]
+        self._count -= 1
+        self._ended[peer, session.conv] = self._clock.seconds() + _ENDED_FOR
+        if len(self._ended) > _MAX_ENDED:
+            self._ended.popitem(last=False)
+
+    def abort_all(self) -> None:
+        """End every session now."""
+        for sessions in list(self._by_peer.values()):
+            for session in list(sessions):
+                session.kcp.abortConnection()
