@@ -148,7 +148,12 @@ class ServerHandshake:
 
 
 def _reply_5(rep: Rep, bound: Address = socks.UNKNOWN) -> bytes:
-    return bytes((socks.VERSION_5, rep, 0)) + socks.encode_address(bound)
+    encoded = _UNKNOWN if bound is socks.UNKNOWN else socks.encode_address(bound)
+    return bytes((socks.VERSION_5, rep, 0)) + encoded
+
+
+#: Encoded once, as nearly every reply carries it.
+_UNKNOWN: Final = socks.encode_address(socks.UNKNOWN)
 
 
 def _reply_4(code: int) -> bytes:

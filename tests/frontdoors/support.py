@@ -15,6 +15,7 @@ from zope.interface import implementer
 from mikanet.address import Address
 from mikanet.errors import DestinationError, Reason
 from mikanet.frontdoors.door import DoorFactory, DoorSettings
+from mikanet.frontdoors.doors import socks_factory
 from mikanet.interfaces import IPacketTransport, ITunnel
 from tests.support.memory import MemoryTransport
 
@@ -188,3 +189,24 @@ class DoorTestCase(SynchronousTestCase):
         """No timer and no connection is left behind."""
         self.assertEqual(self.reactor.getDelayedCalls(), [])
         self.assertEqual(self.factory.connections, set())
+
+
+# -- for the doors that are tested by way of SOCKS; bytes from RFC 1928 and the SOCKS4A description
+
+GREETING = bytes.fromhex("05 01 00")
+CONNECT = bytes.fromhex("05 01 00 03 0b") + b"example.com" + bytes.fromhex("01bb")
+SUCCESS = bytes.fromhex("05 00 00 01 00000000 0000")
+SOCKS4A = bytes.fromhex("04 01 01bb 00000001") + b"me\0example.com\0"
+
+
+def failure(rep: int) -> bytes:
+    """The reply with this code."""
+    return bytes((5, rep, 0, 1, 0, 0, 0, 0, 0, 0))
+
+
+class SocksTestCase(DoorTestCase):
+    """The SOCKS door."""
+
+    def make_factory(self, settings: DoorSettings) -> DoorFactory:
+        """Of SOCKS doors."""
+        return socks_factory(self.tunnel, settings)

@@ -6,11 +6,12 @@ import hashlib
 import random
 from typing import Any
 
-from twisted.internet import defer
+from twisted.internet import defer, error
 from twisted.internet import reactor as _reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
+from twisted.internet.protocol import DatagramProtocol, Factory, Protocol, connectionDone
 from twisted.internet.utils import getProcessOutputAndValue
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -86,6 +87,7 @@ class Collect(Protocol):
 
     def __init__(self) -> None:
         self.received = b""
+        self.lost: defer.Deferred[Any] = defer.Deferred()
         self._wanted = 0
         self._done: defer.Deferred[bytes] | None = None
 
@@ -94,6 +96,9 @@ class Collect(Protocol):
         if self._done is not None and len(self.received) >= self._wanted:
             done, self._done = self._done, None
             done.callback(self.received)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost.callback(reason.type)
 
     def when(self, length: int) -> defer.Deferred[bytes]:
         """Fires with all that came, once it has this length."""
@@ -320,3 +325,57 @@ class SocksClientTests(FrontDoorTestCase):
         # The port is free again, so it can be opened here.
         await self.wait(0.05)
         await reactor.listenUDP(relay[1], DatagramProtocol(), interface="127.0.0.1").stopListening()
+
+
+class EndTests(FrontDoorTestCase):
+    """What the kernel makes of the doors' ends."""
+
+    async def connect(self, port: int, first: bytes) -> Any:
+        """A connection that has sent its first bytes."""
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+        client: Any = await endpoint.connect(Factory.forProtocol(Collect))
+        client.transport.write(first)
+        return client
+
+    async def test_refusal_behind_many_bytes(self) -> None:
+        """A refusal reaches a client whole and ends cleanly, however much the client has sent ahead."""
+        self.patch(self.tunnel, "stream_endpoint", _refusing)
+        junk = bytes(400_000)
+        port = self.listen(socks_factory(self.tunnel, self.settings()))
+        client = await self.connect(port, bytes.fromhex("050100 05010001 7f000001 0009") + junk)
+        self.assertIs(await client.lost, error.ConnectionDone)
+        self.assertEqual(client.received, bytes.fromhex("0500 05020001 00000000 0000"))
+        port = self.listen(http_factory(self.tunnel, self.settings()))
+        head = b"POST http://x/ HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n"
+        client = await self.connect(port, head + junk)
+        self.assertIs(await client.lost, error.ConnectionDone)
+        self.assertTrue(client.received.startswith(b"HTTP/1.1 403 Forbidden\r\n"))
+
+    async def test_cut_stream(self) -> None:
+        """A destination's reset is a reset for the application, behind SOCKS, CONNECT and in a plain response."""
+        response = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"
+        cutter = self.listen(Factory.forProtocol(_Cutter))
+        socks = self.listen(socks_factory(self.tunnel, self.settings()))
+        http = self.listen(http_factory(self.tunnel, self.settings()))
+        address = b"127.0.0.1:%d" % cutter
+        for port, first in (
+            (socks, bytes.fromhex("050100 05010001 7f000001") + cutter.to_bytes(2, "big") + b"x"),
+            (http, b"CONNECT %b HTTP/1.1\r\nHost: x\r\n\r\nx" % address),
+            (http, b"GET http://%b/ HTTP/1.1\r\nHost: x\r\n\r\n" % address),
+        ):
+            client = await self.connect(port, first)
+            self.assertIs(await client.lost, error.ConnectionLost)
+            self.assertTrue(client.received.endswith(response))
+
+
+def _refusing(destination: Address, http: bool = False) -> Any:
+    raise DestinationError(Reason.POLICY)
+
+
+class _Cutter(Protocol):
+    """Sends half a response, and a while later a reset."""
+
+    def dataReceived(self, data: bytes) -> None:
+        transport: Any = self.transport
+        transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        reactor.callLater(0.05, transport.abortConnection)
