@@ -117,7 +117,9 @@ class SocksDoor(Door):
 
     def ended_early(self) -> None:
         """An end before any reply, with nothing sent for the destination, is a client that has given up."""
-        if self._early is None or self._association is not None:
+        if self._association is not None:
+            self.refuse(b"")
+        elif self._early is None:
             self.give_up()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
