@@ -16,7 +16,9 @@ from zope.interface.verify import verifyObject
 
 from mikanet.address import Address
 from mikanet.errors import DestinationError, LocalProtocolError, Reason
-from mikanet.filters.socks_client import Socks5ClientEndpoint
+from mikanet.filters.socks_client import Socks5Client, Socks5ClientEndpoint
+from mikanet.wire.socks_client import ClientHandshake
+from tests.filters.contract import FilterContractTests
 from tests.support.feeding import fragmentations, mutations
 from tests.support.memory import MemoryTransport
 
@@ -61,6 +63,18 @@ class Proxy:
         protocol.makeConnection(self.transport)
         made.callback(protocol)
         return made
+
+
+class Socks5ClientTests(FilterContractTests, SynchronousTestCase):
+    """Once the handshake is done, it keeps the contract of every filter."""
+
+    def make_filter(self, upper: Any) -> Any:
+        """One without a password."""
+        return Socks5Client(upper, ClientHandshake(DESTINATION), Clock())
+
+    def open_filter(self, filter_: Any, transport: Any) -> None:
+        """The proxy grants the request."""
+        transport.receive(b"\x05\x00" + SUCCESS)
 
 
 class Socks5ClientEndpointTests(SynchronousTestCase):
@@ -167,6 +181,13 @@ class Socks5ClientEndpointTests(SynchronousTestCase):
         self.failureResultOf(connecting, CancelledError)
         self.assertEqual(self.transport.outcome, "aborted")
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_lost_at_once(self) -> None:
+        """A proxy that is lost before its endpoint has said so fails too."""
+        proxy = Proxy()
+        self.patch(proxy.transport, "write", lambda data: proxy.transport.lose(error.ConnectionLost()))
+        connecting = Socks5ClientEndpoint(proxy, DESTINATION, clock=Clock()).connect(Factory.forProtocol(Upper))
+        self.failureResultOf(connecting, DestinationError)
 
     def test_unreachable_proxy(self) -> None:
         """A proxy that cannot be reached fails as its endpoint does."""
