@@ -49,6 +49,7 @@ class DoorSettings:
     :ivar dial_timeout: for the tunnel to reach a destination.
     :ivar keep_alive_timeout: for the next request on an HTTP proxy connection.
     :ivar udp_idle_timeout: after this, and within one and a half times this, a flow without datagrams is closed.
+    :ivar max_udp_associations: associations of one SOCKS door at the same time.
     :ivar max_udp_flows: flows of one association, or of one UDP forward.
     :ivar max_udp_queue: datagrams of one flow that wait while the tunnel dials.
     """
@@ -62,6 +63,7 @@ class DoorSettings:
     dial_timeout: float = 60.0
     keep_alive_timeout: float = 120.0
     udp_idle_timeout: float = 60.0
+    max_udp_associations: int = 200
     max_udp_flows: int = 256
     max_udp_queue: int = 32
 
@@ -70,6 +72,7 @@ class DoorFactory(Factory):
     """Makes the doors of one listening port, and bounds them.
 
     :ivar connections: the doors that are open now.
+    :ivar associations: how many of them have a UDP association.
     """
 
     noisy = False
@@ -78,6 +81,7 @@ class DoorFactory(Factory):
         self.tunnel = tunnel
         self.settings = settings
         self.connections: set[Door] = set()
+        self.associations = 0
         self._make_door = make_door
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:

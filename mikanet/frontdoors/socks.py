@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
+from mikanet import prompt
 from mikanet.address import Address
 from mikanet.errors import DestinationError, Reason
 from mikanet.frontdoors.door import Door, DoorFactory, FarEnd
@@ -51,7 +52,7 @@ class SocksDoor(Door):
             self.refuse(refusal.answer)
             return
         if answer:
-            self.transport.write(answer)
+            prompt.send(self.transport, answer)
         request = self._handshake.request
         if request is not None:
             self._negotiating = False
@@ -74,7 +75,7 @@ class SocksDoor(Door):
     def reached(self, far: FarEnd) -> None:
         """Say so, then let the bytes flow."""
         assert self.transport is not None
-        self.transport.write(self._handshake.reply(Rep.SUCCEEDED))
+        prompt.send(self.transport, self._handshake.reply(Rep.SUCCEEDED))
         super().reached(far)
 
     def not_reached(self, reason: Reason) -> None:
@@ -96,6 +97,10 @@ class SocksDoor(Door):
             self.count("refused.udp")
             self._refuse_request(rep_of_reason(problem.reason))
             return
+        if self.factory.associations >= self.settings.max_udp_associations:
+            self.count("refused.associations")
+            self._refuse_request(Rep.GENERAL_FAILURE)
+            return
         client = _host_of(self.transport.getPeer())
         association = UdpAssociation(tunnel, self.settings, client, announced.port)
         try:
@@ -106,6 +111,7 @@ class SocksDoor(Door):
         self.count("associations")
         self.cancel_deadline()
         self._association = association
+        self.factory.associations += 1
         self.transport.write(self._handshake.reply(Rep.SUCCEEDED, bound))
 
     def _hold(self, data: bytes) -> None:
@@ -127,6 +133,7 @@ class SocksDoor(Door):
         super().connectionLost(reason)
         association, self._association = self._association, None
         if association is not None:
+            self.factory.associations -= 1
             association.close()
 
 

@@ -61,6 +61,19 @@ class UdpAssociateTests(SocksTestCase):
         client.deliver(GREETING + bytes.fromhex("05 03 00 01 00000000 0000"))
         self.assertEqual(client.read(), b"\x05\x00" + failure(1))
 
+    def test_association_cap(self) -> None:
+        """Above the cap the reply is 1; when an association ends there is room again."""
+        client, _ = self.associate(max_udp_associations=1)
+        request = GREETING + bytes.fromhex("05 03 00 01 00000000 0000")
+        second = self.connect()
+        second.deliver(request)
+        self.assertEqual(second.read(), b"\x05\x00" + failure(1))
+        self.assertEqual(self.counted("frontdoor.socks.refused.associations"), 1)
+        client.lose(error.ConnectionLost())
+        third = self.connect()
+        third.deliver(request)
+        self.assertEqual(third.read()[:4], b"\x05\x00\x05\x00")
+
     def test_ends_with_its_control_connection(self) -> None:
         """A lost or ended control connection closes the port and all flows, also those that still dial."""
         for end in ("lose", "end"):

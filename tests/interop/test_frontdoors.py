@@ -30,6 +30,7 @@ from mikanet.frontdoors.doors import (
 )
 from tests.support.direct import DirectTunnel
 from tests.support.peers import require_program
+from tests.support.processes import Process, free_port
 
 reactor: Any = _reactor
 
@@ -326,6 +327,44 @@ class SocksClientTests(FrontDoorTestCase):
         # Twisted closes the port in the next turn; it is free again then, so it can be opened here.
         await self.wait(0.05)
         await reactor.listenUDP(relay[1], DatagramProtocol(), interface="127.0.0.1").stopListening()
+
+
+class MicrosocksTests(FrontDoorTestCase):
+    """Our SOCKS5 client against microsocks."""
+
+    def start(self, *arguments: str) -> TCP4ClientEndpoint:
+        """A running microsocks."""
+        port = free_port()
+        command = [require_program("microsocks"), "-i", "127.0.0.1", "-p", str(port), *arguments]
+        self.addCleanup(Process(command, ports=[port]).stop)
+        return TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+
+    async def check_echo(self, proxy: TCP4ClientEndpoint, *credentials: str) -> None:
+        """Bytes go to an echo and back."""
+        echo = Address("127.0.0.1", self.listen(Factory.forProtocol(Echo)))
+        connecting = Socks5ClientEndpoint(proxy, echo, *credentials).connect(Factory.forProtocol(Collect))
+        client: Any = await connecting
+        client.transport.write(BODY[:300000])
+        self.assertEqual(await client.when(300000), BODY[:300000])
+        client.transport.abortConnection()
+        await client.lost
+
+    async def test_without_password(self) -> None:
+        """A stream through it, and the reason when a destination refuses."""
+        proxy = self.start()
+        await self.check_echo(proxy)
+        closed = Socks5ClientEndpoint(proxy, Address("127.0.0.1", free_port()))
+        problem = await self.assertFailure(closed.connect(Factory.forProtocol(Collect)), DestinationError)
+        self.assertEqual(problem.reason, Reason.REFUSED)
+
+    async def test_with_password(self) -> None:
+        """The right password is needed."""
+        proxy = self.start("-u", "alice", "-P", "only-for-this-test")
+        await self.check_echo(proxy, "alice", "only-for-this-test")
+        for credentials in (("alice", "wrong"), ()):
+            endpoint = Socks5ClientEndpoint(proxy, Address("127.0.0.1", 9), *credentials)
+            problem = await self.assertFailure(endpoint.connect(Factory.forProtocol(Collect)), DestinationError)
+            self.assertEqual(problem.reason, Reason.POLICY)
 
 
 class EndTests(FrontDoorTestCase):
