@@ -26,6 +26,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mikanet import prompt
 from mikanet.errors import LocalProtocolError
 
 #: Most early bytes that an end holds before it stops reading (our choice: one socket read).
@@ -84,7 +85,7 @@ class RelayEnd(Protocol):
     def send(self, data: bytes) -> None:
         """Send what came in at the other end; an end whose wire is not the plain stream overrides this."""
         if self.transport is not None:
-            self.transport.write(data)
+            prompt.send(self.transport, data)
 
     def _hold(self, data: bytes) -> None:
         if self._early is None:
@@ -122,7 +123,7 @@ class RelayEnd(Protocol):
         # A transport without half-close (TLS) keeps the other direction alive and ends when that one does.
         if transport is not None and hasattr(transport, "loseWriteConnection") and not _is_tls(transport):
             _unregister(transport)
-            transport.loseWriteConnection()
+            prompt.end_writing(transport)
         self._write_ended = True
 
     def _close(self) -> None:
@@ -215,6 +216,8 @@ def _is_tls(transport: ITransport) -> bool:
 def _end_cleanly(transport: ITransport) -> None:
     _unregister(transport)
     _set_crash_reset(transport, False)
+    if hasattr(transport, "loseWriteConnection"):
+        prompt.end_writing(transport)
     transport.loseConnection()
 
 

@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mikanet import prompt
 from mikanet.address import Address
 from mikanet.counters import Counters
 from mikanet.errors import DestinationError, Reason
@@ -95,13 +96,13 @@ class _MikaClient(Filter):
         self.establish()
         self._held = None
         if self.transport is not None:
-            self.transport.write(b"".join(held))
+            prompt.send(self.transport, b"".join(held))
 
     def _send(self, data: bytes) -> None:
         if self._held is not None:
             self._held.append(data)
         elif self.transport is not None:
-            self.transport.write(data)
+            prompt.send(self.transport, data)
 
     def _hear(self) -> None:
         self._heard = True
@@ -158,7 +159,7 @@ class MikaClientFilter(_MikaClient):
         self._end()
         if self._health.profile is not Profile.GO:
             self._flush_held()
-            self.transport.loseWriteConnection()
+            prompt.end_writing(self.transport)
 
 
 @implementer(IPacketTransport, IPushProducer)

@@ -18,6 +18,7 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mikanet import prompt
 from mikanet.address import Address
 from mikanet.counters import Counters
 from mikanet.crypto.replay import ReplaySet
@@ -186,7 +187,7 @@ class MikaServerProtocol(RelayEnd):
     def send(self, data: bytes) -> None:
         """Bytes from the target."""
         if self.transport is not None and self._refusal is None:
-            self.transport.write(self._session.send(data))
+            prompt.send(self.transport, self._session.send(data))
 
     def _send_datagram(self, data: bytes) -> None:
         if self.transport is not None and not self._lost and self._refusal is None:
