@@ -27,7 +27,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("mikanet.wire",),
     ("mikanet.crypto",),
     ("mikanet.fec", "mikanet.kcp", "mikanet.smux"),
-    ("mikanet.egress", "mikanet.filters", "mikanet.guard", "mikanet.prompt", "mikanet.rawpackets", "mikanet.relay"),
+    (
+        "mikanet.dial",
+        "mikanet.egress",
+        "mikanet.filters",
+        "mikanet.guard",
+        "mikanet.prompt",
+        "mikanet.rawpackets",
+        "mikanet.relay",
+    ),
     ("mikanet.carriers", "mikanet.frontdoors"),
     ("mikanet.mika", "mikanet.pickaxe", "mikanet.megaki", "mikanet.nitrosocks", "mikanet.paqet"),
     ("mikanet.service",),
@@ -51,8 +59,26 @@ ADAPTER_FLOOR = 5
 
 #: What plain Python may not import: I/O, clocks, randomness, threads and logging are passed in.
 FORBIDDEN = frozenset(
-    "asyncio logging multiprocessing os random secrets select selectors signal socket ssl subprocess sys tempfile"
-    " threading time twisted zope".split()
+    [
+        "asyncio",
+        "logging",
+        "multiprocessing",
+        "os",
+        "random",
+        "secrets",
+        "select",
+        "selectors",
+        "signal",
+        "socket",
+        "ssl",
+        "subprocess",
+        "sys",
+        "tempfile",
+        "threading",
+        "time",
+        "twisted",
+        "zope",
+    ]
 )
 
 PURE_ROOMS = ("mikanet.wire", "mikanet.crypto")
