@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class Address:
         return parse_ip(self.host)
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_ip(text: str) -> IPAddress | None:
     """``text`` as an IP address in its usual form, or None."""
     try:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import (
     IAddress,
@@ -29,10 +29,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mikanet.address import Address, IPAddress, parse_ip, parse_port
+from mikanet.dial import CONNECT_TIMEOUT, connect_ip
 from mikanet.errors import ConfigError, DestinationError, Reason
-
-#: How long a target may take to answer, in seconds (our choice; the original programs wait 8 s to for ever).
-CONNECT_TIMEOUT = 15.0
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -157,8 +155,7 @@ class Egress:
         if ip is not None:
             if not self.policy.permits(ip, destination.port):
                 return fail(DestinationError(Reason.POLICY))
-            kind = TCP4ClientEndpoint if ip.version == 4 else TCP6ClientEndpoint
-            return kind(self._reactor, str(ip), destination.port, self._timeout).connect(factory)
+            return connect_ip(self._reactor, str(ip), destination.port, factory, self._timeout)
         guard = _GuardedReactor(self._reactor, self.policy)
         endpoint = HostnameEndpoint(guard, destination.host, destination.port, timeout=self._timeout)
         return endpoint.connect(factory).addErrback(guard.explain)

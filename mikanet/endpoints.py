@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from twisted.internet.endpoints import HostnameEndpoint, clientFromString, serverFromString
+from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     IStreamClientEndpointStringParserWithReactor,
@@ -19,9 +19,9 @@ from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from mikanet.address import Address, parse_port
+from mikanet.dial import TcpEndpoint
 from mikanet.errors import ConfigError
 from mikanet.filters.obfs_http import obfs_http_client, obfs_http_server
-
 from mikanet.filters.socks_client import Socks5ClientEndpoint
 from mikanet.mika.client import MikaClientConfig, MikaTunnel
 from mikanet.mika.session import Profile, derive_keys
@@ -58,7 +58,7 @@ class HostParser:
         self, reactor: Any, host: str, port: str, timeout: str = "30"
     ) -> IStreamClientEndpoint:
         """A client endpoint."""
-        return HostnameEndpoint(reactor, host, parse_port(port), timeout=float(timeout))
+        return TcpEndpoint(reactor, Address(host, parse_port(port)), float(timeout))
 
 
 @implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)

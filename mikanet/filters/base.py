@@ -92,6 +92,11 @@ class Filter:
             waiting, self._waiting = self._waiting, None
             waiting.callback(self.upper)
 
+    @property
+    def connected(self) -> bool:
+        """Whether the upper protocol is connected now."""
+        return self._connected
+
     def when_established(self) -> Deferred[IProtocol]:
         """Fires with the upper protocol once it is connected; fails if that can no longer happen."""
         waiting: Deferred[IProtocol] = Deferred(self._stop_waiting)
@@ -254,7 +259,12 @@ class FilterClientEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect the lower endpoint; fires with the upper protocol once the filter is established."""
         factory = FilterFactory(protocolFactory, self._make_filter)
-        return self._lower.connect(factory).addCallback(lambda made: cast(Filter, made).when_established())
+        return self._lower.connect(factory).addCallback(_established)
+
+
+def _established(made: IProtocol) -> IProtocol | Deferred[IProtocol]:
+    filter_ = cast(Filter, made)
+    return filter_.upper if filter_.connected else filter_.when_established()
 
 
 @implementer(IStreamServerEndpoint)

@@ -162,7 +162,10 @@ class ChunkWriter:
 
     def end(self) -> bytes:
         """The end of this direction (M5), in clear."""
-        return b"".join(self.write_one(b"") for _ in range(END_RUN))
+        parts: list[bytes | memoryview] = []
+        for _ in range(END_RUN):
+            self._append(parts, memoryview(b""))
+        return b"".join(parts)
 
     def _append(self, parts: list[bytes | memoryview], data: memoryview) -> None:
         chunk_id = self._next_id

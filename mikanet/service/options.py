@@ -16,7 +16,8 @@ from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.python import usage
 
-from mikanet.address import Address, parse_address
+from mikanet.address import Address, parse_address, parse_port
+from mikanet.dial import TcpEndpoint
 from mikanet.egress import EgressPolicy, Rule, is_own_address, parse_rule
 from mikanet.errors import ConfigError
 from mikanet.guard.admission import AdmissionLimits
@@ -99,8 +100,13 @@ def server_endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoi
 def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoint:
     """A client endpoint from its string.
 
+    A bare ``tcp:HOST:PORT`` gets what ``host:`` gives: all addresses of a name, IPv6 among them, by happy eyeballs.
+
     :raises ConfigError: if the string is not one.
     """
+    bare = re.fullmatch(r"(?:tcp|host):([^:=\\]+):(\d{1,5})", text)
+    if bare is not None:
+        return TcpEndpoint(reactor, Address(bare[1], parse_port(bare[2])))
     return _endpoint(cast(_ClientParser, clientFromString), reactor, option, text, "tcp:example.com:8388")
 
 
