@@ -115,7 +115,7 @@ class Session:
         self._streams: dict[int, _Stream] = {}
         self._next_id = 3 if client else 2
         self._peer_parity = 0 if client else 1
-        self._highest_peer_id = -1
+        self._highest_peer_id = 0 if client else 1  # one step before the peer's first
         self._skipped: set[int] = set()
         self._urgent: list[bytes] = []
         self._turns: deque[_Stream] = deque()
@@ -263,10 +263,9 @@ class Session:
         """Whether an id was never used. SYNs of streams opened at the same time may change places."""
         highest = self._highest_peer_id
         if sid > highest:
-            if highest >= 0:
-                self._skipped.update(range(max(highest + 2, sid - 2 * _MAX_SKIPPED), sid, 2))
-                if len(self._skipped) > 2 * _MAX_SKIPPED:
-                    self._skipped = set(sorted(self._skipped)[-_MAX_SKIPPED:])
+            self._skipped.update(range(max(highest + 2, sid - 2 * _MAX_SKIPPED), sid, 2))
+            if len(self._skipped) > 2 * _MAX_SKIPPED:
+                self._skipped = set(sorted(self._skipped)[-_MAX_SKIPPED:])
             self._highest_peer_id = sid
             return True
         if sid in self._skipped:

@@ -253,6 +253,12 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(session.data_received(frame(2, Cmd.SYN, 3)), [])
         self.assertRaises(FrameError, session.data_received, frame(2, Cmd.SYN, 4))
 
+    def test_first_ids_may_change_places(self) -> None:
+        """Streams opened at the same time may arrive in any order, the very first ones too (kcptun does that)."""
+        session = Session(SmuxSettings(), client=False)
+        for sid in (7, 3, 5):
+            self.assertEqual(session.data_received(frame(2, Cmd.SYN, sid)), [StreamOpened(sid)])
+
     def test_most_streams(self) -> None:
         """Above the limit the peer's streams are ended at once, and ours refused."""
         session = Session(SmuxSettings(max_streams=2), client=False)
