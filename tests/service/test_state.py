@@ -1,0 +1,132 @@
+"""The state folder and its journal (X12, M3)."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from unittest import mock
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from mikanet.errors import ConfigError
+from mikanet.service import state
+from mikanet.service.state import StateFolder, default_state_dir
+
+NOW = 1_700_000_000.5
+
+
+def iv(number: int) -> bytes:
+    """A 16-byte IV."""
+    return struct.pack("!QQ", 7, number)
+
+
+class StateFolderTests(SynchronousTestCase):
+    """What survives a restart."""
+
+    def setUp(self) -> None:
+        """A base folder."""
+        self.base = Path(self.mktemp())
+
+    def folder(self, server: str = "mika-server tcp:8388") -> StateFolder:
+        """The state of one server."""
+        return StateFolder(self.base, server)
+
+    def test_each_server_has_its_own(self) -> None:
+        """Two listening addresses share nothing; the same one finds its folder again."""
+        names = ("mika-server tcp:8388", "mika-server tcp:8389", "mika-server tcp.8388", "other-server tcp:8388")
+        self.assertEqual(len({self.folder(name).path for name in names}), 4)
+        self.assertEqual(self.folder().path, self.folder().path)
+
+    def test_unwritable(self) -> None:
+        """A folder that cannot be written is one clear line that names the option."""
+        with self.assertRaises(ConfigError) as caught:
+            StateFolder(Path("/proc/nowhere"), "x")
+        self.assertIn("--state-dir", str(caught.exception))
+        self.assertNotIn("\n", str(caught.exception))
+
+    def test_default(self) -> None:
+        """The user's state folder; without a user, the current folder."""
+        for environment, expected in (
+            ({"XDG_STATE_HOME": "/a", "HOME": "/h"}, "/a/mikanet"),
+            ({"HOME": "/h"}, "/h/.local/state/mikanet"),
+            ({}, "mikanet-state"),
+        ):
+            with mock.patch.dict(os.environ, environment, clear=True):
+                self.assertEqual(str(default_state_dir()), expected)
+
+    def test_refusal_time_is_drawn_once(self) -> None:
+        """Between 60 and 90 s, and the same after every restart (X2)."""
+        first = self.folder().refusal_time(lambda: 0.25)
+        self.assertEqual(first, 67.5)
+        self.assertEqual(self.folder().refusal_time(lambda: 0.9), first)
+        (self.folder().path / "refusal-time").write_text("nonsense")
+        self.assertEqual(self.folder().refusal_time(lambda: 0.5), 75.0)
+
+    def test_replays_are_remembered_over_a_restart(self) -> None:
+        """What one process accepted the next refuses, without any clean end in between (kill -9)."""
+        folder = self.folder()
+        (folder.path / "replay.journal").write_bytes(b"")
+        replays, _ = folder.open_replays(NOW)
+        accepted = [(iv(number), int(NOW) + number % 60 - 30) for number in range(500)]
+        self.assertTrue(all(replays.accept(*each, NOW) for each in accepted))
+        again, _ = self.folder().open_replays(NOW + 1)
+        self.assertFalse(any(again.accept(*each, NOW + 1) for each in accepted))
+        self.assertTrue(again.accept(iv(9999), int(NOW), NOW + 1))
+
+    def test_without_a_journal_the_past_is_refused(self) -> None:
+        """A server that cannot know what was accepted takes only ids of this second and later (M3)."""
+        replays, _ = self.folder().open_replays(NOW)
+        self.assertFalse(replays.accept(iv(1), int(NOW) - 1, NOW))
+        self.assertTrue(replays.accept(iv(2), int(NOW), NOW))
+
+    def test_torn_entry(self) -> None:
+        """An entry that was cut short is left out, and later ones are still read."""
+        replays, journal = self.folder().open_replays(NOW)
+        replays.accept(iv(1), int(NOW), NOW)
+        journal.close()
+        with (self.folder().path / "replay.journal").open("ab") as file:
+            file.write(b"torn")
+        replays, _ = self.folder().open_replays(NOW)
+        self.assertFalse(replays.accept(iv(1), int(NOW), NOW))
+        replays.accept(iv(2), int(NOW), NOW)
+        replays, _ = self.folder().open_replays(NOW)
+        self.assertFalse(replays.accept(iv(2), int(NOW), NOW))
+
+    def test_short_write_is_taken_back(self) -> None:
+        """When the disk takes half an entry, the connection is refused and the journal stays readable."""
+        replays, _ = self.folder().open_replays(NOW)
+        replays.accept(iv(1), int(NOW), NOW)
+        real = os.write
+        with mock.patch("mikanet.service.state.os.write", lambda fd, data: real(fd, data[:9])):
+            self.assertFalse(replays.accept(iv(2), int(NOW), NOW))
+        self.assertTrue(replays.accept(iv(3), int(NOW), NOW))
+        again, _ = self.folder().open_replays(NOW)
+        self.assertFalse(again.accept(iv(1), int(NOW), NOW))
+        self.assertFalse(again.accept(iv(3), int(NOW), NOW))
+        self.assertTrue(again.accept(iv(2), int(NOW), NOW))
+
+    def test_closed_journal_refuses(self) -> None:
+        """Nothing is accepted that is not written down."""
+        replays, journal = self.folder().open_replays(NOW)
+        journal.close()
+        self.assertFalse(replays.accept(iv(1), int(NOW), NOW))
+
+    def test_journal_is_compacted(self) -> None:
+        """A long-running server's journal does not grow for ever, and nothing in time is lost."""
+        self.patch(state, "_COMPACT_AT", 50)
+        replays, _ = self.folder().open_replays(NOW)
+        for second in range(300):
+            self.assertTrue(replays.accept(iv(second), int(NOW) + second, NOW + second))
+        size = (self.folder().path / "replay.journal").stat().st_size
+        self.assertLess(size, 24 * 130)
+        again, _ = self.folder().open_replays(NOW + 299)
+        for second in range(269, 300):
+            self.assertFalse(again.accept(iv(second), int(NOW) + second, NOW + 299))
+
+    def test_files_are_private(self) -> None:
+        """Folder and journal are the owner's alone."""
+        folder = self.folder()
+        folder.open_replays(NOW)
+        self.assertEqual(folder.path.stat().st_mode & 0o077, 0)
+        self.assertEqual((folder.path / "replay.journal").stat().st_mode & 0o077, 0)
