@@ -7,7 +7,7 @@ a plain checkout all show the plugins to ``twisted.plugin``. ``twisted/`` and ``
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 setup(
     name="mikanet",
@@ -18,8 +18,11 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["mikanet", "mikanet.*"]), "twisted.plugins"],
     package_dir={"": "."},
-    package_data={"mikanet": ["py.typed"]},
+    package_data={"mikanet": ["py.typed", "_speedups.pyi"]},
     include_package_data=True,
+    # Optional: where it cannot be built, plain Python does the same.
+    ext_modules=[Extension("mikanet._speedups", ["mikanet/_speedups.c"], optional=True, py_limited_api=True)],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
     zip_safe=False,
     install_requires=[
         "Twisted[tls]>=25.5",

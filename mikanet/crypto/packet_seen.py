@@ -8,7 +8,7 @@ at most two in ten thousand, and KCP repairs that as any loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 #: Leading bytes of a packet that stand for it: four slices of 24 bits.
 IDENTITY_LENGTH = 12
@@ -18,6 +18,34 @@ _MAP_LENGTH = (1 << 24) // 8
 #: probability below 2 * 0.1 ** 4.
 GENERATION = 440_000
 
+#: What :data:`check_and_add` says.
+NOWHERE, IN_NEWER, IN_OLDER = 0, 1, 2
+
+CheckAndAdd = Callable[[bytearray, bytearray, bytes], int]
+
+
+def plain_check_and_add(newer: bytearray, older: bytearray, packet: bytes) -> int:
+    """Where the packet's four bits are all set; afterwards they are in ``newer``."""
+    bits = int.from_bytes(packet[:IDENTITY_LENGTH], "little")
+    in_newer = in_older = True
+    for _ in range(4):
+        at, bit = bits >> 3 & 0x1FFFFF, 1 << (bits & 7)
+        if not newer[at] & bit:
+            in_newer = False
+            newer[at] |= bit
+        if not older[at] & bit:
+            in_older = False
+        bits >>= 24
+    return IN_NEWER if in_newer else IN_OLDER if in_older else NOWHERE
+
+
+try:
+    from mikanet import _speedups
+except ImportError:  # an install without a compiler
+    check_and_add: CheckAndAdd = plain_check_and_add
+else:
+    check_and_add = _speedups.check_and_add
+
 
 class SeenPackets:
     """Remembers the last 440,000 to 880,000 packets in 4 MiB.
@@ -26,9 +54,10 @@ class SeenPackets:
     :data:`IDENTITY_LENGTH` are never seen.
     """
 
-    __slots__ = ("_count", "_generation", "_newer", "_older")
+    __slots__ = ("_check", "_count", "_generation", "_newer", "_older")
 
-    def __init__(self, generation: int = GENERATION) -> None:
+    def __init__(self, generation: int = GENERATION, check: CheckAndAdd = check_and_add) -> None:
+        self._check = check
         self._generation = generation
         self._count = 0
         self._newer = bytearray(_MAP_LENGTH)
@@ -47,20 +76,10 @@ class SeenPackets:
         """Whether this packet passed before; it is remembered from now on."""
         if len(packet) < IDENTITY_LENGTH:
             return False
-        bits = int.from_bytes(packet[:IDENTITY_LENGTH], "little")
-        newer, older = self._newer, self._older
-        in_newer = in_older = True
-        for _ in range(4):
-            at, bit = bits >> 3 & 0x1FFFFF, 1 << (bits & 7)
-            if not newer[at] & bit:
-                in_newer = False
-                newer[at] |= bit
-            if not older[at] & bit:
-                in_older = False
-            bits >>= 24
-        if in_newer:
+        found = self._check(self._newer, self._older, packet)
+        if found == IN_NEWER:
             return True
         self._count += 1
         if self._count >= self._generation:
-            self._older, self._newer, self._count = newer, bytearray(_MAP_LENGTH), 0
-        return in_older
+            self._older, self._newer, self._count = self._newer, bytearray(_MAP_LENGTH), 0
+        return found == IN_OLDER

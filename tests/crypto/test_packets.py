@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mikanet.crypto import packets
+from mikanet.crypto import packet_seen, packets
 from mikanet.crypto.block_salsa20 import plain_salsa20, salsa20
 from mikanet.crypto.packet_keys import BLOCKS, Kdf, block_named, derive_key
 from mikanet.crypto.packet_seen import SeenPackets
@@ -22,6 +22,7 @@ from mikanet.fec.reedsolomon import ReedSolomon
 from mikanet.kcp.arq import Arq
 from mikanet.kcp.settings import ArqSettings, Mode
 from tests.support.feeding import mutations
+from tests.support.peers import missing
 from tests.support.vectors import load
 
 VECTORS = load("paqet/ciphers.json")
@@ -167,11 +168,17 @@ class CipherTests(SynchronousTestCase):
 
 
 class SeenTests(SynchronousTestCase):
-    """Packets that passed before (Q3)."""
+    """Packets that passed before (Q3), in plain Python; the class below runs the same with the C extension."""
+
+    check: packet_seen.CheckAndAdd = staticmethod(packet_seen.plain_check_and_add)
+
+    def seen(self, generation: int = packet_seen.GENERATION) -> SeenPackets:
+        """A memory under test."""
+        return SeenPackets(generation, self.check)
 
     def test_twice(self) -> None:
         """A packet is new once; what was sent is not new when it comes back."""
-        seen = SeenPackets()
+        seen = self.seen()
         rng = random.Random(1)
         first, sent = rng.randbytes(40), rng.randbytes(40)
         seen.add_all([sent])
@@ -179,7 +186,7 @@ class SeenTests(SynchronousTestCase):
 
     def test_generations(self) -> None:
         """The last whole generation is always remembered; the one before the last is not."""
-        seen = SeenPackets(generation=100)
+        seen = self.seen(generation=100)
         rng = random.Random(2)
         packets = [rng.randbytes(20) for _ in range(350)]
         for packet in packets:
@@ -189,7 +196,7 @@ class SeenTests(SynchronousTestCase):
 
     def test_false_hits_are_rare(self) -> None:
         """At the end of a generation fewer than two new packets in ten thousand are taken for old ones."""
-        seen = SeenPackets()
+        seen = self.seen()
         rng = random.Random(3)
         for at in range(len(seen._newer)):
             # A tenth of the bits, as a full generation leaves them.
@@ -199,5 +206,26 @@ class SeenTests(SynchronousTestCase):
 
     def test_short_packets(self) -> None:
         """What is too short to have random bytes is never seen."""
-        seen = SeenPackets()
+        seen = self.seen()
         self.assertEqual([seen.check_and_add(b"short") for _ in range(2)], [False, False])
+
+
+class SpeedupSeenTests(SeenTests):
+    """The same in C, where the extension is built."""
+
+    check: packet_seen.CheckAndAdd = staticmethod(packet_seen.check_and_add)
+
+    def setUp(self) -> None:
+        """Nothing to test if it is not there."""
+        if packet_seen.check_and_add is packet_seen.plain_check_and_add:
+            raise missing("the C extension mikanet._speedups (setup.py build_ext --inplace)")
+
+    def test_agrees_with_plain(self) -> None:
+        """C and Python set and find the same bits."""
+        rng = random.Random(9)
+        maps = [bytearray(1 << 21) for _ in range(4)]
+        maps[1][:] = maps[3][:] = rng.randbytes(1 << 21)
+        packets = [rng.randbytes(12 + n % 9) for n in range(400)]
+        found = [self.check(maps[0], maps[1], packet) for packet in packets * 2]
+        plain = [packet_seen.plain_check_and_add(maps[2], maps[3], packet) for packet in packets * 2]
+        self.assertEqual((found, maps[0]), (plain, maps[2]))
