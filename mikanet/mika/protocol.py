@@ -165,8 +165,10 @@ class MikaServerProtocol(RelayEnd):
         join(self, end)
 
     def _fail_target(self, failure: Failure) -> None:
-        # The document has no status: the client learns of it by the reset.
         self._dialling = None
+        if self._refusal is not None:
+            return  # given up because the client is being turned away, which must not show
+        # The document has no status: the client learns of it by the reset.
         if not failure.check(error.ConnectingCancelledError, error.UserError):
             self._count(f"target.{reason_of(failure.value).name.lower()}")
         self.abort()
@@ -238,9 +240,7 @@ class MikaServerProtocol(RelayEnd):
             assert self.transport is not None
             self._refusal = Refusal(self.factory.refusals, self.transport)
             if self._read_ended:
-                self._refusal.end()
                 self._refusal.read_ended()
-                return
         self._refusal.end()
 
     def _cancel_refusal(self) -> None:

@@ -63,6 +63,16 @@ class RefusalTests(SynchronousTestCase):
         self.assertFalse(self.transport.disconnecting)
         self.assertFalse(self.transport.fin)
 
+    def test_an_early_end_is_not_read_again(self) -> None:
+        """When the peer has ended before, reading does not begin again: it would delay our FIN by a turn of the reactor."""
+        self.refusal.data_received(65536)
+        self.refusal.read_ended()
+        self.refusal.end()
+        self.assertTrue(self.transport.fin)
+        self.assertEqual(self.transport.producerState, "paused")
+        self.clock.advance(LINGER)
+        self.assertTrue(self.transport.disconnecting)
+
     def test_nothing_happens_after_the_connection_is_lost(self) -> None:
         """Timers that were running do no harm."""
         self.refusal.data_received(65536)

@@ -411,7 +411,7 @@ class RefusalTests(ServerTestCase):
         self.assert_refusal(transport, since=1000)
 
     def test_a_bad_chunk_while_dialling(self) -> None:
-        """The dial is given up."""
+        """The dial is given up, and the client drained as ever: no reset tells that a target was being dialled."""
         client, transport = self.client(), self.connect()
         transport.receive(client.open())
         bad = bytearray(client.send(b"bad"))
@@ -419,6 +419,7 @@ class RefusalTests(ServerTestCase):
         bad[5] ^= 1
         transport.receive(bytes(bad) + bytes(70_000))
         self.assertEqual(self.egress.cancelled, 1)
+        self.assert_refusal(transport)
 
     def test_a_chunk_that_is_never_finished(self) -> None:
         """After 30 s the promise of a chunk is a failure; a busy stream is none (M4)."""
