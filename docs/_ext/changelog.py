@@ -26,6 +26,7 @@ class Changelog(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The lists."""
+        self.env.note_reread()  # a new fragment is a change of no file that Sphinx knows
         folder = Path(self.env.srcdir) / self.arguments[0]
         found: dict[str, list[Path]] = {kind: [] for kind in KINDS}
         for file in sorted(folder.glob("*.rst")):
