@@ -49,5 +49,5 @@ def end_writing(transport: Any) -> None:
         # What doWrite() does when it has sent the last byte.
         transport._writeDisconnecting = transport._writeDisconnected = True
         transport._closeWriteConnection()
-    else:
+    elif type(transport) not in _PLAIN or transport.connected:  # Twisted's own raises on a lost connection
         transport.loseWriteConnection()

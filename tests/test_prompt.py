@@ -144,12 +144,3 @@ class SocketTests(TestCase):
         yield protocol.lost
         prompt.send(transport, b"late")
         prompt.end_writing(transport)
-
-    @inlineCallbacks
-    def test_after_close(self) -> Any:
-        """A transport that is being closed takes nothing more."""
-        protocol, peer = yield self.connect()
-        protocol.transport.loseConnection()
-        prompt.send(protocol.transport, b"late")
-        yield protocol.lost
-        self.assertEqual(peer.recv(100), b"")
