@@ -6,6 +6,7 @@ second look-up that could answer something else. The policy is plain Python; onl
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
@@ -115,9 +116,15 @@ class EgressPolicy:
             return False
         if any(rule.matches(each, port) for rule in self.allow for each in candidates):
             return True
-        if isinstance(inner, ipaddress.IPv6Address) and inner.is_site_local:
-            return False  # fec0::/10 was the private range before fc00::/7, and some sites never changed
-        return inner.is_global and not (inner.is_multicast or inner.is_reserved or inner.is_unspecified)
+        return _is_public(inner)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_public(ip: IPAddress) -> bool:
+    """Whether an address is a public one of a single host."""
+    if isinstance(ip, ipaddress.IPv6Address) and ip.is_site_local:
+        return False  # fec0::/10 was the private range before fc00::/7, and some sites never changed
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
 def is_own_address(ip: IPAddress) -> bool:

@@ -147,7 +147,7 @@ class RelayEnd(Protocol):
         peer.peer = None
         if peer.transport is None or peer._lost:
             return
-        if reason.check(error.ConnectionDone):
+        if isinstance(reason.value, error.ConnectionDone):
             _end_cleanly(peer.transport)
         else:
             _unregister(peer.transport)

@@ -14,7 +14,6 @@ from twisted.internet import error
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import (
     IAddress,
-    IDelayedCall,
     IProtocol,
     IProtocolFactory,
     IStreamClientEndpoint,
@@ -28,6 +27,7 @@ from zope.interface import implementer
 from mikanet.counters import Counters
 from mikanet.errors import MikanetError, Reason, reason_of
 from mikanet.frontdoors.credentials import Credentials
+from mikanet.guard.deadlines import Deadlines
 from mikanet.interfaces import ITunnel
 from mikanet.relay import MemoryBudget, RelayEnd, join
 
@@ -83,6 +83,14 @@ class DoorFactory(Factory):
         self.connections: set[Door] = set()
         self.associations = 0
         self._make_door = make_door
+        self._deadlines: dict[float, Deadlines] = {}
+
+    def deadlines(self, seconds: float) -> Deadlines:
+        """The deadlines of that length; a door has few lengths and thousands of connections."""
+        found = self._deadlines.get(seconds)
+        if found is None:
+            found = self._deadlines[seconds] = Deadlines(self.settings.reactor, seconds)
+        return found
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """A door; above a cap, a protocol that closes at once."""
@@ -118,7 +126,7 @@ class Door(RelayEnd):
     kind: ClassVar[str]
 
     dialling: Dial | None = None
-    _deadline: IDelayedCall | None = None
+    _deadline: tuple[Deadlines, int] | None = None
     _refused = False
 
     def __init__(self, factory: DoorFactory) -> None:
@@ -143,17 +151,15 @@ class Door(RelayEnd):
     def set_deadline(self, seconds: float, call: Callable[[], None]) -> None:
         """Have ``call`` called after ``seconds``, in place of any earlier deadline."""
         self.cancel_deadline()
-        self._deadline = self.settings.reactor.callLater(seconds, self._deadline_met, call)
-
-    def _deadline_met(self, call: Callable[[], None]) -> None:
-        self._deadline = None
-        call()
+        deadlines = self.factory.deadlines(seconds)
+        self._deadline = deadlines, deadlines.start(call)
 
     def cancel_deadline(self) -> None:
         """There is no deadline any more."""
         deadline, self._deadline = self._deadline, None
         if deadline is not None:
-            deadline.cancel()
+            deadlines, key = deadline
+            deadlines.cancel(key)
 
     def handshake_timed_out(self) -> None:
         """The client was too slow; subclasses with something to say override this."""

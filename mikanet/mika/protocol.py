@@ -73,8 +73,9 @@ class MikaServerProtocol(RelayEnd):
     _http: HttpTarget | None = None
     _udp: UdpTarget | None = None
 
-    def __init__(self, factory: MikaServerFactory) -> None:
+    def __init__(self, factory: MikaServerFactory, host: str) -> None:
         self.factory = factory
+        self._host = host
         self.budget = factory.config.budget
         self._session = ServerSession(factory.config.keys, factory.config.replays, factory.config.wall_clock)
 
@@ -113,8 +114,7 @@ class MikaServerProtocol(RelayEnd):
     def _accept(self, header: Header) -> bool:
         factory = self.factory
         self._cancel_refusal()
-        host = _host_of(self.transport)
-        if not factory.admission.verify(self, host, factory.reactor.seconds()):
+        if not factory.admission.verify(self, self._host, factory.reactor.seconds()):
             self._count("limit.verified")
             self.abort()
             return False
@@ -154,7 +154,7 @@ class MikaServerProtocol(RelayEnd):
 
     def _dial(self, destination: Address) -> None:
         if self.factory.config.log_destinations:
-            _log.info("{client} -> {destination}", client=_host_of(self.transport), destination=destination)
+            _log.info("{client} -> {destination}", client=self._host, destination=destination)
         self._dialling = self.factory.config.egress.connect(destination, _TARGETS)
         self._dialling.addCallbacks(self._dialled, self._fail_target)
 
@@ -327,13 +327,10 @@ class MikaServerFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> MikaServerProtocol | None:  # type: ignore[override]  # RelayEnd.factory
         """A protocol for a new connection; None, which closes it at once, when admission says so (X3)."""
-        protocol = MikaServerProtocol(self)
-        if not self.admission.admit(protocol, getattr(addr, "host", ""), self.reactor.seconds()):
+        host = getattr(addr, "host", "")
+        protocol = MikaServerProtocol(self, host)
+        if not self.admission.admit(protocol, host, self.reactor.seconds()):
             self.config.counters.add("mika.server.limit.unverified")
             return None
         self.connections.add(protocol)
         return protocol
-
-
-def _host_of(transport: Any) -> str:
-    return cast(str, getattr(transport.getPeer(), "host", ""))
