@@ -58,7 +58,11 @@ class HostParser:
         self, reactor: Any, host: str, port: str, timeout: str = "30"
     ) -> IStreamClientEndpoint:
         """A client endpoint."""
-        return TcpEndpoint(reactor, Address(host, parse_port(port)), float(timeout))
+        try:
+            seconds = float(timeout)
+        except ValueError:
+            raise ConfigError(f"timeout is a number of seconds, not {timeout!r}") from None
+        return TcpEndpoint(reactor, Address(host, parse_port(port)), seconds)
 
 
 @implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)
