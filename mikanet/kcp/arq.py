@@ -76,7 +76,7 @@ class Arq:
     """One end of a KCP session.
 
     :ivar conv: the conversation number that both ends use.
-    :ivar dead: a segment was sent :data:`DEAD_LINK` times without an answer.
+    :ivar dead: a segment was sent :data:`DEAD_LINK` times, and none was acknowledged since.
     :ivar proven: the peer acknowledged a segment with a time stamp that it was sent with, so it is live (Q4).
     :ivar advertise_limit: largest receive window told to the peer.
     :ivar retransmissions: segments sent more than once, counted each time.
@@ -276,6 +276,7 @@ class Arq:
             in_flight.popleft().acked = True
         self._snd_una = una
         self._snd_una_index += count
+        self.dead = False
 
     def _acknowledge(self, sn: int, ts: int) -> bool:
         """One segment has arrived; true if that makes the resending of an earlier one due."""

@@ -15,6 +15,7 @@ from mikanet.kcp.ports import PacketPath
 class KcpClientSession:
     """A session with a random conv to one peer.
 
+    :param sealer: shared by all sessions of one key, as it remembers packets.
     :param on_close: called when the session is over, so that the port can be closed.
     """
 
@@ -24,11 +25,12 @@ class KcpClientSession:
         peer: Any,
         upper: IProtocol,
         settings: LinkSettings,
+        sealer: PacketSealer,
         clock: IReactorTime,
         random_bytes: RandomBytes,
         on_close: Callable[[], None],
     ) -> None:
-        self._sealer = PacketSealer(settings, random_bytes)
+        self._sealer = sealer
         self._settings = settings
         self._conv = random_u32(random_bytes)
         self._bottom, self.kcp = kcp_stack(upper, self._conv, settings, clock, random_u32(random_bytes))

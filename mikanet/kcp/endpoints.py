@@ -32,7 +32,7 @@ from mikanet.counters import Counters
 from mikanet.crypto.packet_keys import Kdf, block_named, derive_key
 from mikanet.errors import ConfigError
 from mikanet.kcp.client import KcpClientSession
-from mikanet.kcp.link import LinkSettings, RandomBytes
+from mikanet.kcp.link import LinkSettings, PacketSealer, RandomBytes
 from mikanet.kcp.sessions import KcpSessions
 from mikanet.kcp.settings import KCPTUN_MODES, MODES, Mode
 from mikanet.kcp.udp import UdpPackets, UdpPeer
@@ -58,6 +58,7 @@ class KcpClientEndpoint:
         self._port = port
         self._settings = settings
         self._random_bytes = random_bytes
+        self._sealer = PacketSealer(settings, random_bytes)
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Fires with the protocol once the name is resolved and the socket is open."""
@@ -73,7 +74,7 @@ class KcpClientEndpoint:
         if upper is None:
             raise ConfigError("the factory made no protocol")
         session = KcpClientSession(
-            port, peer, upper, self._settings, self._reactor, self._random_bytes, lambda: _stop(port)
+            port, peer, upper, self._settings, self._sealer, self._reactor, self._random_bytes, lambda: _stop(port)
         )
         port.startListening()
         session.start()

@@ -35,9 +35,12 @@ class Patience:
     :ivar idle: silence of the peer after which it counts as gone.
     :ivar linger: for what was written before loseConnection to be acknowledged.
     :ivar probation: for a peer to prove that it is live, where that is asked for.
+    :ivar dead: silence after which a segment that was sent 20 times means a dead link (Q9). KCP's own count alone
+        would end sessions in an outage of seconds.
     """
 
     idle: float = 300.0
+    dead: float = 10.0
     linger: float = 30.0
     probation: float = 5.0
 
@@ -133,10 +136,9 @@ class KcpFilter(Filter):
             self.establish()
         finally:
             self._pumping = False
-        if self._held:
-            self._arm()  # nothing may be sent yet: the packet that opened the session is still to come
-        else:
-            self._pump(Due.NOTHING)
+        self._pump(Due.NOTHING)
+        if self.arq is not None:
+            self._arm()
 
     def dataReceived(self, data: bytes) -> None:
         """One packet from below."""
@@ -196,7 +198,8 @@ class KcpFilter(Filter):
         self._wrote = True
         if self._producer is not None and not self._producer_paused and arq.waiting >= self._high_water(arq):
             self._producer_paused = True
-            self._producer.pauseProducing()
+            if self._streaming:
+                self._producer.pauseProducing()
         if not self._pumping:
             self._pump(Due.NOTHING)
 
@@ -236,11 +239,10 @@ class KcpFilter(Filter):
             return
         self._producer = cast(IPushProducer, producer)
         self._streaming = streaming
-        self._producer_paused = self.arq.waiting >= self._high_water(self.arq)
-        if self._producer_paused and streaming:
+        self._producer_paused = streaming and self.arq.waiting >= self._high_water(self.arq)
+        if self._producer_paused:
             self._producer.pauseProducing()
         elif not streaming:
-            self._producer_paused = False
             self._producer.resumeProducing()
 
     def unregisterProducer(self) -> None:
@@ -266,6 +268,8 @@ class KcpFilter(Filter):
         arq = self.arq
         if arq is None or self._pumping:
             return
+        if self._held and not self._credit:
+            return  # nothing may be sent yet: the packet that opened the session is still to come
         self._pumping = True
         try:
             while True:
@@ -281,7 +285,7 @@ class KcpFilter(Filter):
             self._pumping = False
         if self.arq is None:
             return
-        if arq.dead:
+        if arq.dead and self._clock.seconds() >= self._last_heard + self._patience.dead:
             self._end(Failure(error.ConnectionLost("the peer does not answer")))
         elif self._closing and not arq.waiting:
             self._end(Failure(error.ConnectionDone()))
@@ -371,5 +375,9 @@ class KcpFilter(Filter):
         transport, self.transport = self.transport, None
         self._stop()
         super().connectionLost(reason)
-        if transport is not None:
+        if transport is None:
+            return
+        if reason.check(error.ConnectionDone):
             transport.loseConnection()
+        else:
+            transport.abortConnection()

@@ -1,0 +1,201 @@
+"""A KCP server's sessions: who may open one, who may end one, and how many there are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from mikanet.kcp.filter import Patience
+from mikanet.kcp.link import LinkSettings
+from mikanet.kcp.sessions import FAILURES_PER_SECOND, FailureLimit
+from mikanet.kcp.settings import MODES
+from mikanet.smux.connection import SmuxConnection
+from mikanet.smux.session import SmuxSettings
+from tests.filters.contract import Upper
+from tests.kcp.net import Net
+from tests.kcp.test_reach import Echo
+
+LINK = LinkSettings("aes", bytes(32), MODES["fast2"], snd_wnd=64, rcv_wnd=64)
+ALICE = ("10.0.0.1", 5001)
+
+
+class Greeting(Upper):
+    """Writes a word when connected."""
+
+    def connectionMade(self) -> None:
+        """Speak first."""
+        super().connectionMade()
+        assert self.transport is not None
+        self.transport.write(b"hello")
+
+
+class SessionsTests(SynchronousTestCase):
+    """Over the link in memory."""
+
+    def net(self, protocol: Any = Echo, scenario: str = "delay=5ms", **changes: Any) -> Net:
+        """A server."""
+        self.served: list[Protocol] = []
+
+        def build() -> Protocol:
+            self.served.append(protocol())
+            return self.served[-1]
+
+        return Net(replace(LINK, **changes), Factory.forProtocol(build), scenario)
+
+    def greet(self, net: Net, name: Any = ALICE, settings: LinkSettings = LINK) -> Any:
+        """A client that has said hello and heard it back."""
+        upper = Greeting()
+        session = net.client(upper, settings, name)
+        net.clock.run(lambda: b"".join(upper.received) == b"hello", 10)
+        session.upper = upper  # type: ignore[attr-defined]
+        return session
+
+    def test_replay_opens_nothing(self) -> None:
+        """A recorded session, sent again from anywhere while the packets are remembered, opens nothing (Q3, F3)."""
+        net = self.net()
+        net.client_port.keep = True
+        self.greet(net)
+        for peer in (ALICE, ("10.0.0.66", 1)):
+            net.sessions.packets_received(peer, net.client_port.sent)
+        self.assertEqual((len(net.sessions), net.counters["kcp.server.opened"]), (1, 1))
+        self.assertGreater(net.counters["kcp.server.dropped.repeated"], 0)
+
+    def test_reflection_reaches_nobody(self) -> None:
+        """A client's own packets, returned to it, are dropped (Q3, F2)."""
+        net = self.net()
+        net.client_port.keep = True
+        session = self.greet(net)
+        before = list(session.upper.received)
+        session.packets_received(net.client_port.sent)
+        self.assertEqual(session.upper.received, before)
+        self.assertGreater(session._sealer.repeated, 0)
+
+    def test_replay_after_restart_has_no_effect(self) -> None:
+        """A server that remembers nothing is shown a recorded session: with proof required, no byte of it is delivered,
+        no more is sent than thrice what came, and the session is forgotten soon (Q4)."""
+        net = self.net()
+        net.client_port.keep = True
+        self.greet(net)
+        fresh = self.net(protocol=Greeting, require_proof=True)
+        fresh.server_port.keep = True
+        fresh.sessions.packets_received(ALICE, net.client_port.sent)
+        self.assertEqual(fresh.counters["kcp.server.opened"], 1)
+        fresh.clock.sleep(6)
+        self.assertEqual(self.served[-1].received, [])  # type: ignore[attr-defined]
+        self.assertEqual(len(fresh.sessions), 0)
+        self.assertLessEqual(sum(map(len, fresh.server_port.sent)), 3 * sum(map(len, net.client_port.sent)))
+
+    def test_new_session_replaces_old_when_proven(self) -> None:
+        """A client that comes back from the same address gets a new session; the old one dies when that is proven (Q5)."""
+        net = self.net()
+        self.greet(net)
+        net.clock.sleep(0.1)
+        first = self.served[0]
+        del net.clients[ALICE]
+        self.greet(net)
+        net.clock.sleep(0.1)
+        self.assertEqual((len(net.sessions), len(self.served)), (1, 2))
+        self.assertIsNone(first.transport.transport)  # type: ignore[union-attr, attr-defined]
+
+    def test_unproven_session_ends_nobody(self) -> None:
+        """A first packet with another conv from a live address leaves the live session alone (Q5)."""
+        net = self.net()
+        session = self.greet(net)
+        net.clock.sleep(0.1)
+        other = Net(LINK, Factory.forProtocol(Echo), seed=50)
+        other.client_port.keep = True
+        forger = other.client(Greeting(), LINK, ALICE)
+        self.assertNotEqual(forger._conv, session._conv)
+        net.sessions.packets_received(ALICE, other.client_port.sent[:1])
+        net.clock.sleep(0.1)
+        self.assertEqual(len(net.sessions), 2, net.counters.snapshot())
+        session.upper.transport.write(b" again")
+        net.clock.run(lambda: b"".join(session.upper.received) == b"hello again", 10)
+
+    def test_only_first_packets_open(self) -> None:
+        """Packets beyond the first window, and those of an ended session, open nothing."""
+        net = self.net()
+        net.client_port.keep = True
+        session = self.greet(net)
+        self.served[0].transport.abortConnection()  # type: ignore[union-attr]
+        self.assertEqual(len(net.sessions), 0)
+        session.upper.transport.write(b"are you there?")
+        net.clock.sleep(1)
+        self.assertEqual(len(net.sessions), 0)
+        self.assertGreater(net.counters["kcp.server.refused.ended"], 0)
+
+    def test_limits(self) -> None:
+        """Sessions per host and in all are limited (Q6)."""
+        net = self.net(max_sessions=5, max_sessions_per_host=3)
+        for number in range(4):
+            net.client(Greeting(), LINK, ("10.0.0.1", number))
+        for number in range(4):
+            net.client(Greeting(), LINK, ("10.0.0.2", number))
+        net.clock.sleep(0.2)
+        self.assertEqual(len(net.sessions), 5)
+        self.assertGreater(net.counters["kcp.server.refused.host"], 0)
+        self.assertGreater(net.counters["kcp.server.refused.sessions"], 0)
+
+    def test_failing_packets_are_not_opened(self) -> None:
+        """A source that sends rubbish is not listened to for a while, unless it has a proven session (Q6)."""
+        net = self.net()
+        self.greet(net)
+        net.clock.sleep(0.1)
+        for peer in (("10.6.6.6", 1), ALICE):
+            for _ in range(10):
+                net.sessions.packets_received(peer, [net.random.randbytes(60) for _ in range(100)])
+        self.assertEqual(net.counters["kcp.server.dropped.unopened"], 800)
+        self.greet(net, ("10.0.0.7", 1))
+
+    def test_failure_limit_refills(self) -> None:
+        """The bucket holds one second's worth and fills again."""
+        clock = Clock()
+        limit = FailureLimit(clock)  # type: ignore[arg-type]
+        limit.failed("x", FAILURES_PER_SECOND)
+        self.assertTrue(limit.exhausted("x"))
+        self.assertFalse(limit.exhausted("y"))
+        clock.advance(0.01)
+        self.assertFalse(limit.exhausted("x"))
+
+    def test_fec_peers(self) -> None:
+        """Server and client may each use FEC or not."""
+        shards = {"data_shards": 3, "parity_shards": 2}
+        for ours in ({}, shards):
+            for theirs in ({}, shards):
+                net = self.net(**ours)
+                self.greet(net, settings=replace(LINK, **theirs))
+
+    def test_factory_may_refuse(self) -> None:
+        """A factory that gives no protocol opens no session."""
+        net = Net(LINK, type("Refusing", (Factory,), {"buildProtocol": lambda *_: None})())
+        net.client(Greeting(), LINK, ALICE)
+        net.clock.sleep(0.1)
+        self.assertEqual(len(net.sessions), 0)
+
+    def test_idle_sessions_end(self) -> None:
+        """A session whose peer is silent is forgotten after the idle time."""
+        net = self.net(patience=Patience(idle=5.0))
+        self.greet(net)
+        net.clock.sleep(6)
+        self.assertEqual(len(net.sessions), 0)
+
+    def test_smux_over_proof(self) -> None:
+        """smux on a server that asks for proof: the NOP that it sends first is what the client acknowledges (Q4)."""
+        echoes = Factory.forProtocol(Echo)
+        settings = SmuxSettings(2)
+        net: Net
+
+        def serve() -> SmuxConnection:
+            return SmuxConnection(settings, False, net.clock, echoes, nop_first=True)  # type: ignore[arg-type]
+
+        net = Net(replace(LINK, require_proof=True), Factory.forProtocol(serve), "delay=5ms")
+        mux = SmuxConnection(settings, True, net.clock)  # type: ignore[arg-type]
+        net.client(mux, LINK, ALICE)
+        uppers = [Greeting() for _ in range(3)]
+        for upper in uppers:
+            mux.open(upper)
+        net.clock.run(lambda: all(upper.received == [b"hello"] for upper in uppers), 10)
