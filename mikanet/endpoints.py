@@ -23,6 +23,7 @@ from mikanet.dial import TcpEndpoint
 from mikanet.errors import ConfigError
 from mikanet.filters.obfs_http import obfs_http_client, obfs_http_server
 from mikanet.filters.socks_client import Socks5ClientEndpoint
+from mikanet.kcp.endpoints import parse_kcp_client, parse_kcp_server
 from mikanet.mika.client import MikaClientConfig, MikaTunnel
 from mikanet.mika.session import Profile, derive_keys
 from mikanet.service.secret_files import read_credentials, read_secret
@@ -136,6 +137,28 @@ class ObfsHttpParser:
     ) -> IStreamServerEndpoint:
         """A server endpoint."""
         return obfs_http_server(serverFromString(reactor, endpoint))
+
+
+@implementer(IPlugin, IStreamClientEndpointStringParserWithReactor, IStreamServerEndpointStringParser)
+class KcpParser:
+    """``kcp:HOST:PORT[:...]`` and ``kcp:PORT[:interface=ADDRESS][:...]``: a byte stream over KCP over UDP.
+
+    Without more arguments it is the link of Mika's original; with them, the outer layers of kcptun.
+    """
+
+    prefix = "kcp"
+
+    def parseStreamClient(  # type: ignore[override]  # arguments are those of the string
+        self, reactor: Any, host: str, port: str, **options: str
+    ) -> IStreamClientEndpoint:
+        """A client endpoint."""
+        return parse_kcp_client(reactor, host, port, **options)
+
+    def parseStreamServer(  # type: ignore[override]  # arguments are those of the string
+        self, reactor: Any, port: str, interface: str = "", **options: str
+    ) -> IStreamServerEndpoint:
+        """A server endpoint."""
+        return parse_kcp_server(reactor, port, interface, **options)
 
 
 def _no_more(prefix: str, options: dict[str, str]) -> None:

@@ -121,7 +121,7 @@ class RelayEnd(Protocol):
             return
         transport = self.transport
         # A transport without half-close (TLS) keeps the other direction alive and ends when that one does.
-        if transport is not None and hasattr(transport, "loseWriteConnection") and not _is_tls(transport):
+        if transport is not None and _can_half_close(transport):
             _unregister(transport)
             prompt.end_writing(transport)
         self._write_ended = True
@@ -213,10 +213,14 @@ def _is_tls(transport: ITransport) -> bool:
     return ISSLTransport.providedBy(transport)
 
 
+def _can_half_close(transport: ITransport) -> bool:
+    return hasattr(transport, "loseWriteConnection") and not _is_tls(transport)
+
+
 def _end_cleanly(transport: ITransport) -> None:
     _unregister(transport)
     _set_crash_reset(transport, False)
-    if hasattr(transport, "loseWriteConnection"):
+    if _can_half_close(transport):
         prompt.end_writing(transport)
     transport.loseConnection()
 

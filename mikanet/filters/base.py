@@ -179,13 +179,13 @@ class Filter:
         return self._lower().getHost()
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """As ITCPTransport."""
-        if self.transport is not None:
+        """As ITCPTransport; nothing where there is no TCP below."""
+        if self.transport is not None and hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(enabled)
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        """As ITCPTransport."""
-        if self.transport is not None:
+        """As ITCPTransport; nothing where there is no TCP below."""
+        if self.transport is not None and hasattr(self.transport, "setTcpKeepAlive"):
             self.transport.setTcpKeepAlive(enabled)
 
     # -- flow control: the upper producer is paused by the lower transport, and the other way round

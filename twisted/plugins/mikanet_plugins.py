@@ -2,7 +2,7 @@
 
 from twisted.application.service import ServiceMaker
 
-from mikanet.endpoints import HostParser, MikaParser, ObfsHttpParser, Socks5Parser
+from mikanet.endpoints import HostParser, KcpParser, MikaParser, ObfsHttpParser, Socks5Parser
 
 mika_server = ServiceMaker(
     "mika-server", "mikanet.mika.tap_server", "Mika: the server of a private way out.", "mika-server"
@@ -15,3 +15,4 @@ host_endpoint = HostParser()
 socks5_endpoint = Socks5Parser()
 mika_endpoint = MikaParser()
 obfs_http_endpoint = ObfsHttpParser()
+kcp_endpoint = KcpParser()
