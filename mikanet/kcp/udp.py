@@ -38,6 +38,8 @@ _GRO_SIZE = struct.Struct("=i")
 _ANCILLARY = socket.CMSG_SPACE(_GRO_SIZE.size)
 #: Bytes taken per turn of the reactor before others get theirs.
 _READ_AT_ONCE = 512 * 1024
+#: What a failed read counts as, so that a socket that only fails is left for a turn too.
+_ERROR_COST = 16384
 #: Errors that mean "not so": the kernel or the interface cannot cut runs.
 _NO_RUNS = frozenset({errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP})
 
@@ -90,7 +92,8 @@ class UdpPackets(udp.Port):
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
-                continue  # what ICMP said of an earlier packet; KCP finds out by itself
+                budget -= _ERROR_COST  # what ICMP said of an earlier packet; KCP finds out by itself
+                continue
             self.reads += 1
             budget -= len(data) or 1
             if peer != current:

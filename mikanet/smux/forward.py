@@ -51,10 +51,17 @@ class ForwardingFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol:  # type: ignore[override]  # any IProtocol
         """The stream's end; it is joined when the target has answered."""
-        end = StreamEnd()
+        return _Dialling(self._target)
+
+
+class _Dialling(StreamEnd):
+    def __init__(self, target: IStreamClientEndpoint) -> None:
+        self._target = target
+
+    def connectionMade(self) -> None:
+        """Connect to the target."""
         connecting = self._target.connect(Factory.forProtocol(RelayEnd))
-        connecting.addCallbacks(lambda made: _join_or_abort(end, cast(RelayEnd, made)), lambda why: _refuse(end, why))
-        return end
+        connecting.addCallbacks(lambda made: _join_or_abort(self, cast(RelayEnd, made)), lambda why: _refuse(self, why))
 
 
 def _join_or_abort(end: RelayEnd, other: RelayEnd) -> None:
