@@ -14,8 +14,8 @@ from tests.lab.target import Target
 from tests.lab.tunnels import MikaTunnel, Tunnel
 
 
-async def _loaded(use: Callable[[Tunnel, Target], Awaitable[Result]]) -> Result:
-    with MikaTunnel() as tunnel:
+async def _loaded(use: Callable[[Tunnel, Target], Awaitable[Result]], refusal_time: float = 2.0) -> Result:
+    with MikaTunnel(refusal_time=refusal_time) as tunnel:
         async with Target().running() as target:
             result = await use(tunnel, target)
         result.faults += [f"in a log: {line}" for line in tunnel.unhandled()[:5]]
@@ -41,11 +41,16 @@ FIGURES: dict[str, tuple[Callable[[int], Awaitable[Result]], Callable[[int], Awa
         lambda seed: _loaded(lambda t, g: load.idle(t, g, 300, 0.5)),
     ),
     "slow-writers": (
-        lambda seed: _loaded(lambda t, g: load.slow_writers(t, g, 5000, 60, seed=seed)),
-        lambda seed: _loaded(lambda t, g: load.slow_writers(t, g, 300, 4, every=1, seed=seed)),
+        lambda seed: _loaded(lambda t, g: load.slow_writers(t, g, 5000, 60, seed=seed), 75.0),
+        lambda seed: _loaded(lambda t, g: load.slow_writers(t, g, 300, 4, every=1, seed=seed), 8.0),
     ),
     "half-open": (
-        lambda seed: _loaded(lambda t, g: load.half_open(t, g, 5000, 30)),
+        lambda seed: _loaded(lambda t, g: load.half_open(t, g, 5000, 30), 75.0),
+        lambda seed: _loaded(lambda t, g: load.half_open(t, g, 300, 3), 8.0),
+    ),
+    # The same with a short refusal time: strangers who come again as soon as they are closed.
+    "flood": (
+        lambda seed: _loaded(lambda t, g: load.half_open(t, g, 500, 30)),
         lambda seed: _loaded(lambda t, g: load.half_open(t, g, 300, 3)),
     ),
     "slow-readers": (

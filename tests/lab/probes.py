@@ -57,6 +57,7 @@ def random_probes(per_class: int, seed: int, gap: float = 0.02) -> Iterator[Prob
     for _ in range(per_class):
         yield Probe("byte by byte", rng.randbytes(rng.choice((7, 50, 100))), gap=gap)
         yield Probe("random, then FIN", rng.randbytes(221), fin=True)
+        yield Probe("silence, then FIN", b"", fin=True)
 
 
 def baseline_probes(count: int, seed: object) -> Iterator[Probe]:

@@ -6,6 +6,15 @@ import sys
 import time
 from typing import IO
 
+#: Whether anything is shown: a test that runs an instrument inside itself switches it off.
+enabled = True
+
+
+def note(text: str) -> None:
+    """Show a piece of text on the way."""
+    if enabled:
+        print(text, file=sys.stderr, flush=True)
+
 
 class Progress:
     """Says how far a run has come.
@@ -21,7 +30,7 @@ class Progress:
     def at(self, done: float, text: str = "") -> None:
         """Show a line, if the last one is old enough."""
         now = time.monotonic()
-        if now - self._shown < self._every:
+        if now - self._shown < self._every or not enabled:
             return
         self._shown = now
         elapsed = now - self._started
