@@ -25,13 +25,12 @@ from zope.interface import implementer
 
 from mikanet.address import Address
 from mikanet.counters import Counters
+from mikanet.datagrams import open_flow
 from mikanet.errors import MikanetError, RemoteProtocolError, reason_of
 from mikanet.frontdoors.door import DoorSettings
 from mikanet.interfaces import ITunnel
 from mikanet.wire import socks
 
-#: Largest datagram that is read from a socket, in bytes.
-MAX_DATAGRAM = 65536
 
 #: Most bytes that wait in all flows of one table while the tunnel dials (our choice).
 MAX_QUEUED_BYTES = 262144
@@ -271,7 +270,7 @@ class UdpAssociation(DatagramProtocol):
 
         :raises twisted.internet.error.CannotListenError: if that cannot be done.
         """
-        self._port = port = reactor.listenUDP(0, self, interface=host, maxPacketSize=MAX_DATAGRAM)
+        self._port = port = open_flow(reactor, self, host)
         bound = port.getHost()
         return Address(bound.host.partition("%")[0], bound.port)
 

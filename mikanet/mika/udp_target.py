@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mikanet.address import Address, IPAddress
+from mikanet.datagrams import open_flow
 from mikanet.egress import Egress
 from mikanet.mika.wire import MAX_DATAGRAM
 
@@ -54,9 +55,7 @@ class UdpTarget(DatagramProtocol):
             if self._closed:
                 return
             host = str(ip)
-            self._port = self._reactor.listenUDP(
-                0, self, interface="::" if ip.version == 6 else "", maxPacketSize=65535
-            )
+            self._port = open_flow(self._reactor, self, "::" if ip.version == 6 else "")
             # Connected, so that nobody but the target can answer.
             self._port.connect(host, destination.port)
             self._target = (host, destination.port)

@@ -1,0 +1,53 @@
+"""UDP sockets for flows: Twisted's port without its two log lines for each.
+
+A name server's answers are flows of a few datagrams; with a line at each end of every one, a log says nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.internet import base, udp
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IReactorFDSet
+from twisted.internet.protocol import DatagramProtocol
+
+#: Largest datagram that is read, in bytes; more does not exist.
+MAX_READ = 65536
+
+
+class QuietPort(udp.Port):
+    """A UDP port that logs nothing."""
+
+    def _bindSocket(self) -> None:
+        try:
+            self.socket = self.createInternetSocket()
+            self.socket.bind((self.interface, self.port))
+        except OSError as problem:
+            raise CannotListenError(self.interface, self.port, problem) from problem
+        self._realPortNumber = self.socket.getsockname()[1]
+        self.connected = 1
+        self.fileno = self.socket.fileno  # type: ignore[method-assign]  # as Twisted's own
+
+    def connectionLost(self, reason: Any = None) -> None:
+        """Close the socket."""
+        self._realPortNumber = None
+        base.BasePort.connectionLost(self, reason)
+        self.protocol.doStop()
+        self.socket.close()
+        del self.socket, self.fileno
+        if hasattr(self, "d"):
+            self.d.callback(None)
+            del self.d
+
+
+def open_flow(reactor: Any, protocol: DatagramProtocol, interface: str = "") -> udp.Port:
+    """Open a UDP socket on any free port of ``interface``.
+
+    :raises CannotListenError: if that cannot be done.
+    """
+    if not IReactorFDSet.providedBy(reactor):  # a reactor of tests, or one that has no sockets of its own
+        return cast(udp.Port, reactor.listenUDP(0, protocol, interface=interface, maxPacketSize=MAX_READ))
+    port = QuietPort(0, protocol, interface, MAX_READ, reactor)  # type: ignore[no-untyped-call]  # untyped in Twisted
+    port.startListening()  # type: ignore[no-untyped-call]  # untyped in Twisted
+    return port
