@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("mikanet.crypto",),
     ("mikanet.fec", "mikanet.kcp", "mikanet.smux"),
     (
+        "mikanet.datagrams",
         "mikanet.dial",
         "mikanet.egress",
         "mikanet.filters",
