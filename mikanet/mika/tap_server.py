@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from twisted.application.service import IService
 
+from mikanet.errors import ConfigError
 from mikanet.mika.options import MikaOptions, warn_of_profile
 from mikanet.mika.service import MikaServerSettings, make_server
 from mikanet.service.listening import raise_file_limit
@@ -58,4 +59,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         from twisted.internet import reactor
     raise_file_limit()
     warn_of_profile(options.settings.keys.profile)
-    return make_server(reactor, options.settings)
+    try:
+        return make_server(reactor, options.settings)
+    except ConfigError as error:
+        raise SystemExit(f"{options.command}: {error}") from None

@@ -66,13 +66,18 @@ class StateFolder:
         """The replay set of this server at Unix time ``now``, with everything an earlier process accepted.
 
         Without a journal nobody knows what was accepted, so ids from before this second are refused.
+
+        :raises ConfigError: if the journal cannot be read or written.
         """
         journal = ReplayJournal(self.path / "replay.journal")
-        stored = journal.load()
-        replays = ReplaySet(journal.append, floor=-1 if stored is not None else int(now) - 1)
-        if stored:
-            replays.restore(stored)
-        journal.attach(replays, now)
+        try:
+            stored = journal.load()
+            replays = ReplaySet(journal.append, floor=-1 if stored is not None else int(now) - 1)
+            if stored:
+                replays.restore(stored)
+            journal.attach(replays, now)
+        except OSError as error:
+            raise ConfigError(f"cannot use {self.path}/replay.journal: {error.strerror or error}") from None
         return replays, journal
 
 
@@ -86,6 +91,7 @@ class ReplayJournal:
         self._path = path
         self._descriptor: int | None = None
         self._entries = 0
+        self._compact_at = _COMPACT_AT
         self._replays: ReplaySet | None = None
 
     def load(self) -> bytes | None:
@@ -115,13 +121,23 @@ class ReplayJournal:
         """
         if self._descriptor is None:
             raise OSError("the replay journal is closed")
-        if self._entries >= _COMPACT_AT and self._replays is not None and len(self._replays) * 2 < self._entries:
+        if self._entries >= self._compact_at and self._replays is not None:
             # The entry's own time is at most the window ahead of ours.
-            self._rewrite(ENTRY.unpack(entry)[1] - TIME_WINDOW)
+            self._compact(ENTRY.unpack(entry)[1] - TIME_WINDOW)
         if os.write(self._descriptor, entry) != ENTRY.size:
             os.ftruncate(self._descriptor, self._entries * ENTRY.size)  # a torn entry would shift all later ones
             raise OSError("the replay journal cannot be written")
         self._entries += 1
+
+    def _compact(self, now: float) -> None:
+        assert self._replays is not None
+        if len(self._replays) * 2 < self._entries:
+            try:
+                self._rewrite(now)
+            except OSError:
+                # The folder was opened before privileges were dropped, or the disk is full: the old file still serves.
+                pass
+        self._compact_at = max(_COMPACT_AT, 2 * self._entries)
 
     def close(self) -> None:
         """Close the file; nothing can be accepted afterwards."""

@@ -124,6 +124,16 @@ class StateFolderTests(SynchronousTestCase):
         for second in range(269, 300):
             self.assertFalse(again.accept(iv(second), int(NOW) + second, NOW + 299))
 
+    def test_a_journal_that_cannot_be_rewritten_goes_on(self) -> None:
+        """After privileges were dropped the folder may be closed to us; the open file still takes entries."""
+        self.patch(state, "_COMPACT_AT", 50)
+        replays, _ = self.folder().open_replays(NOW)
+        with mock.patch("mikanet.service.state.write_private_file", side_effect=PermissionError):
+            for second in range(300):
+                self.assertTrue(replays.accept(iv(second), int(NOW) + second, NOW + second))
+        again, _ = self.folder().open_replays(NOW + 299)
+        self.assertFalse(again.accept(iv(299), int(NOW) + 299, NOW + 299))
+
     def test_files_are_private(self) -> None:
         """Folder and journal are the owner's alone."""
         folder = self.folder()
