@@ -73,6 +73,10 @@ class EnduranceTests(FigureTestCase):
         self.assertEqual((result.faults, result.figures["clean ends"]), ([], 0))
         self.assertLess(result.figures["recovery s"], 5)
 
+    def test_cuts_between_client_and_server(self) -> None:
+        """A cut is a reset for whoever waits, but for a forged FIN downstream, which the protocol cannot tell (M5, X6)."""
+        self.assertEqual(short("cuts").faults, [])
+
     def test_a_clock_that_jumps(self) -> None:
         """A jump of the wall clock by an hour, either way, loses none of 100 open tunnels (X8)."""
         self.assertEqual(short("clock").faults, [])

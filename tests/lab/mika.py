@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 from mikanet.address import Address
 from mikanet.crypto.replay import ReplaySet
@@ -25,7 +26,7 @@ from tests.lab.load import Result, one_request
 from tests.lab.probes import Probe
 from tests.lab.progress import Progress, note
 from tests.lab.recording import streams
-from tests.lab.target import Target, abort, connect, content, receive
+from tests.lab.target import Target, abort, connect, content, receive, send
 from tests.lab.tunnels import CLOCK_FILE, SHIFTED_CLOCK, MikaTunnel, set_clock
 from tests.support.processes import Process, free_port
 
@@ -36,18 +37,18 @@ FLIPPED_BYTES = 4096
 # -- replays and probes
 
 
-class _Recorded:
-    """A tunnel with a recording wire in front of its server."""
+class _Wired:
+    """A tunnel with a wire in front of its server."""
 
-    def __init__(self, refusal_time: float) -> None:
+    def __init__(self, scenario: str, refusal_time: float = 2.0) -> None:
         self.wire_port = free_port()
         self.tunnel = MikaTunnel(refusal_time=refusal_time, through=self.wire_port)
         self.file = self.tunnel.folder / "flights"
-        command = [sys.executable, "-m", "tests.lab", "wire", f"record@up={self.file}"]
+        command = [sys.executable, "-m", "tests.lab", "wire", scenario.format(file=self.file)]
         command += ["--tcp", f"{self.wire_port}=127.0.0.1:{self.tunnel.server_port}"]
         self.wire = Process(command, ports=[self.wire_port])
 
-    def __enter__(self) -> _Recorded:
+    def __enter__(self) -> Self:
         try:
             self.tunnel.__enter__()
         except BaseException:
@@ -58,6 +59,13 @@ class _Recorded:
     def __exit__(self, *exception: object) -> None:
         self.tunnel.close()
         self.wire.stop()
+
+
+class _Recorded(_Wired):
+    """A wire that records what clients send."""
+
+    def __init__(self, refusal_time: float) -> None:
+        super().__init__("record@up={file}", refusal_time)
 
     async def record(self, target: Target, count: int, per_second: float) -> list[bytes]:
         """``count`` good connections, one after the other at an even pace; what each client sent first."""
@@ -369,6 +377,42 @@ async def killed_mid_download(downloads: int = 20, size: int = 10**9) -> Result:
             if recovery > 5:
                 result.faults.append(f"the next connection worked {recovery:.1f} s after the restart")
         result.faults += tunnel.unhandled()[:5]
+    return result
+
+
+async def cuts(seed: int = 1) -> Result:
+    """The connection between client and server is cut in the middle of a transfer, by a reset and by a forged FIN.
+
+    A reset must reach whoever waits for more as a reset. So must a forged FIN upstream, where the protocol marks the
+    true end (M5). Downstream it has no mark: there a forged FIN looks like the end, which is the documented exception.
+    """
+    result = Result("cuts in the middle of transfers")
+    size = 2_000_000
+    seen: dict[str, str] = {}
+    for way, kind in itertools.product(("down", "up"), ("reset", "fin")):
+        with _Wired(f"cut-after@{way}=500KB cut={kind}") as wired:
+            async with Target().running() as target:
+                reader, writer = await connect(wired.tunnel.socks_port, target.port)
+                writer.write(b"%s %d %d\n" % (way.encode(), size, seed))
+                try:
+                    if way == "up":
+                        await send(writer, size, seed)
+                    whole = await asyncio.wait_for(receive(reader, 1 if way == "up" else size, seed), 20)
+                    at_application = "whole" if whole else "fin"
+                except TimeoutError:
+                    at_application = "nothing"
+                except ConnectionError:
+                    at_application = "reset"
+                await asyncio.sleep(0.5)
+                name = f"{kind} {way}"
+                seen[name] = at_application if way == "down" else ",".join(target.short_ends)
+                abort(writer)
+            result.faults += wired.tunnel.unhandled()[:5]
+    expected = {"reset down": "reset", "fin down": "fin", "reset up": "reset", "fin up": "reset"}
+    for name, end in seen.items():
+        result.figures[f"{name} seen as {end}"] = 1
+        if end != expected[name]:
+            result.faults.append(f"{name}: seen as {end or 'nothing'}, not as {expected[name]}")
     return result
 
 

@@ -63,6 +63,7 @@ FIGURES: dict[str, tuple[Callable[[int], Awaitable[Result]], Callable[[int], Awa
     ),
     "transfer": (lambda seed: mika.large_transfer(10**9, seed), lambda seed: mika.large_transfer(2 * 10**7, seed)),
     "kill": (lambda seed: mika.killed_mid_download(100), lambda seed: mika.killed_mid_download(20)),
+    "cuts": (mika.cuts, mika.cuts),
     "clock": (lambda seed: mika.clock_jumps(100), lambda seed: mika.clock_jumps(100)),
     "soak": (
         lambda seed: _loaded(lambda t, g: soak(t, g, 3600, seed=seed)),

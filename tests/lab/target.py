@@ -30,11 +30,13 @@ class Target:
     """A listening target on loopback.
 
     :ivar opened: connections so far. :ivar received: what each brought, if ``keep`` is true.
+    :ivar short_ends: how uploads ended that did not bring all they promised: ``fin`` or ``reset``.
     """
 
     def __init__(self, keep: bool = False) -> None:
         self.opened = 0
         self.received: list[bytearray] = []
+        self.short_ends: list[str] = []
         self.port = 0
         self._keep = keep
         self._server: asyncio.Server | None = None
@@ -81,7 +83,13 @@ class Target:
         elif words[:1] == [b"down"]:
             await send(writer, int(words[1]), int(words[2]))
         elif words[:1] == [b"up"]:
-            right = await receive(reader, int(words[1]), int(words[2]))
+            try:
+                right = await receive(reader, int(words[1]), int(words[2]))
+            except ConnectionError:
+                self.short_ends.append("reset")
+                raise
+            if not right:
+                self.short_ends.append("fin")
             writer.write(b"1" if right else b"0")
             await writer.drain()
         else:
