@@ -78,6 +78,7 @@ class Arq:
     :ivar conv: the conversation number that both ends use.
     :ivar dead: a segment was sent :data:`DEAD_LINK` times, and none was acknowledged since.
     :ivar proven: the peer acknowledged a segment with a time stamp that it was sent with, so it is live (Q4).
+    :ivar must_prove: nothing leaves the send window before the proof, so that the proof cannot be lost.
     :ivar advertise_limit: largest receive window told to the peer.
     :ivar retransmissions: segments sent more than once, counted each time.
     """
@@ -110,6 +111,7 @@ class Arq:
         "advertise_limit",
         "conv",
         "dead",
+        "must_prove",
         "proven",
         "rcv_nxt",
         "retransmissions",
@@ -127,6 +129,7 @@ class Arq:
         self._ts_offset = ts_offset
         self.dead = False
         self.proven = False
+        self.must_prove = False
         self.advertise_limit = 65535
         self.retransmissions = 0
         # Sending
@@ -271,6 +274,9 @@ class Arq:
         in_flight = self._in_flight
         if count > len(in_flight):
             raise ImpossibleAckError("una is beyond what was sent")
+        if self.must_prove and not self.proven:
+            # Anyone can guess una. What it covers is sent again until an acknowledgement with its time comes.
+            return
         for _ in range(count):
             # Marked for those that still stand in _gaps or _unsent.
             in_flight.popleft().acked = True

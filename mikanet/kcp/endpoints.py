@@ -25,6 +25,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     IStreamServerEndpoint,
 )
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from mikanet.address import parse_port
@@ -37,6 +38,8 @@ from mikanet.kcp.sessions import KcpSessions
 from mikanet.kcp.settings import KCPTUN_MODES, MODES, Mode
 from mikanet.kcp.udp import UdpPackets, UdpPeer
 from mikanet.service.secret_files import read_secret
+
+_log = Logger()
 
 #: Mika's original KCP link: nodelay 1, 20 ms, resend 2, nc 1, acknowledgements without delay.
 MIKA_MODE = Mode(1, 20, 2, 1, write_delay=False, ack_no_delay=True)
@@ -204,6 +207,8 @@ def _cipher(rest: dict[str, str], kdf: Kdf, insecure_ok: bool) -> dict[str, Any]
             raise ConfigError("kcp: key-file needs block as well")
         return {}  # no cipher: what runs above encrypts
     block = block_named(name, insecure_ok)
+    if not block.protects:
+        _log.warn("kcp: block {name} does not protect what it carries", name=name)
     if not block.key_length:
         return {"block": name}
     if key_file is None:

@@ -130,6 +130,7 @@ class KcpFilter(Filter):
         self._last_heard = self._clock.seconds()
         if self._held:
             self.arq.advertise_limit = PROBATION_WINDOW
+            self.arq.must_prove = True
             self._end_at = self._last_heard + self._patience.probation
         self._pumping = True  # what the upper protocol writes at once goes out together
         try:

@@ -203,6 +203,23 @@ class KcpFilterTests(FilterContractTests, SynchronousTestCase):
         filter_.dataReceived(encode(Segment(CONV, ACK, 0, 128, challenge[0].ts, 0, 1, b"")))
         self.assertEqual(upper.received, [b"GET /"])
 
+    def test_lost_proof_is_asked_for_again(self) -> None:
+        """When the acknowledgement is lost and una covers it, the challenge is sent again until one arrives (Q4)."""
+        upper, filter_, transport = self.made(require_proof=True)
+        filter_.write(b"prove it")
+        filter_.dataReceived(push(0, b"GET /"))
+        self.sent(transport)
+        filter_.dataReceived(push(1, b" HTTP/1.1", una=1))
+        self.clock.advance(0.3)
+        again = [segment for segment in self.sent(transport) if segment.cmd == PUSH]
+        self.assertEqual([segment.sn for segment in again], [0])
+        self.assertEqual(upper.received, [])
+        filter_.dataReceived(encode(Segment(CONV, ACK, 0, 128, again[0].ts, 0, 1, b"")))
+        self.assertEqual(upper.received, [b"GET / HTTP/1.1"])
+        filter_.dataReceived(push(2, b"", una=1))
+        assert filter_.arq is not None
+        self.assertEqual(filter_.arq.waiting, 0)
+
     def test_no_amplification(self) -> None:
         """An unproven peer gets at most three times what it sent, however long it is tried."""
         _, filter_, transport = self.made(require_proof=True)
