@@ -17,11 +17,18 @@ from twisted.internet.testing import StringTransport
 from mikanet.address import Address
 from mikanet.crypto.replay import ReplaySet
 from mikanet.errors import RemoteProtocolError
+from mikanet.fec.decoder import FecDecoder
+from mikanet.fec.reedsolomon import ReedSolomon
 from mikanet.filters.obfs_http import ObfsHttpClient, ObfsHttpServer, make_request_head
 from mikanet.frontdoors.http_messages import connect_destination, outgoing
+from mikanet.kcp.arq import Arq
+from mikanet.kcp.segment import decode
+from mikanet.kcp.settings import ArqSettings
 from mikanet.mika import wire
 from mikanet.mika.http_target import HttpTarget
 from mikanet.mika.session import Profile, ServerSession, derive_keys
+from mikanet.smux.frame import FrameReader
+from mikanet.smux.session import Session, SmuxSettings, StreamData
 from mikanet.wire import socks
 from mikanet.wire.socks_client import ClientHandshake
 from mikanet.wire.socks_server import ServerHandshake
@@ -160,12 +167,48 @@ def _filtering(make: Callable[[Protocol], Any]) -> Run:
     return run
 
 
+def _arq(pieces: Sequence[bytes]) -> Any:
+    """A KCP session that gets one datagram, answers, and gives what can be read."""
+    arq = Arq(_KCP[0]["conv"], ArqSettings())
+    arq.input(b"".join(pieces), 5)
+    return arq.flush(20), arq.receive_stream()
+
+
+def _smux_session(pieces: Sequence[bytes]) -> Any:
+    """A smux server: how many bytes each stream got, however they were grouped, and what is answered."""
+    session = Session(SmuxSettings(version=1), client=False)
+    got: dict[int, int] = {}
+    for piece in pieces:
+        for event in session.data_received(piece):
+            got[event.sid] = got.get(event.sid, 0) + (len(event.data) if isinstance(event, StreamData) else 0)
+    return got, session.take_output(100_000)
+
+
+def _fec(pieces: Sequence[bytes]) -> Any:
+    """A FEC decoder in the middle of a group."""
+    decoder = FecDecoder(_REED_SOLOMON)
+    recovered: list[bytes] = []
+    for packet in (*_SHARDS[:9], b"".join(pieces), *_SHARDS[9:]):
+        decoder.receive(packet, recovered)
+    return len(recovered)
+
+
 _ADDRESS = Address("example.com", 443)
 _HEADER = _whole(lambda data: wire.decode_header(data, _IV, _KEY, True))
 _CHUNKS = _feeding(lambda: wire.ChunkReader(_IV, _MOMENT))
 _SESSION = _feeding(lambda: ServerSession(_GO_KEYS, ReplaySet(), lambda: float(_MOMENT)), "receive")
 
 
+_KCP = load("paqet/kcp.json")["kcp_segments"]
+_SEGMENTS = [bytes.fromhex(segment["wire"]) for segment in _KCP] + [
+    b"".join(bytes.fromhex(segment["wire"]) for segment in _KCP)
+]
+_SMUX = b"".join(
+    bytes.fromhex(event.get("client_to_server", "")) for event in load("paqet/smux.json")["smux"][0]["events"]
+)
+_FEC = load("paqet/fec.json")["fec"][0]
+_SHARDS = [bytes.fromhex(packet) for packet in _FEC["groups"][0]["data_packets"]]
+_REED_SOLOMON = ReedSolomon(_FEC["data_shards"], _FEC["parity_shards"])
 _SOCKS_REQUESTS = [
     bytes.fromhex("0501000501000102030405060708"),
     bytes.fromhex("05020002050100030b6578616d706c652e636f6d01bb"),
@@ -207,6 +250,11 @@ CODECS: dict[str, Codec] = {
         Codec("mika-session-any-mac", _hex("client_stream"), _any_mac(_SESSION)),
         Codec("mika-datagrams", lambda: [b"\0\5hello\0\1!\0\0", b"\1\0" + bytes(256)], _feeding(wire.DatagramReader)),
         Codec("mika-http-target", lambda: _REQUESTS, _first_answer(HttpTarget)),
+        Codec("kcp-segments", lambda: _SEGMENTS, _whole(lambda data: list(decode(data))), stream=False),
+        Codec("kcp-arq", lambda: _SEGMENTS, _arq, stream=False),
+        Codec("smux-frames", lambda: [_SMUX], _feeding(lambda: FrameReader(1))),
+        Codec("smux-session", lambda: [_SMUX], _smux_session),
+        Codec("fec-decoder", lambda: _SHARDS, _fec, stream=False),
         Codec("socks-server", lambda: _SOCKS_REQUESTS, _handshake(lambda: ServerHandshake(lambda *_: True), "request")),
         Codec("socks-server-open", lambda: _SOCKS_REQUESTS, _handshake(ServerHandshake, "request")),
         Codec("socks-client", lambda: _SOCKS_REPLIES, _handshake(_client_handshake, "reply")),
