@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from twisted.internet.interfaces import IProtocol, IReactorTime
+from twisted.logger import Logger
 
 from mikanet.crypto.packet_keys import BLOCKS
 from mikanet.crypto.packet_seen import SeenPackets
-from mikanet.crypto.packets import PacketCipher, packet_cipher
-from mikanet.errors import ConfigError
+from mikanet.crypto.packets import GCM_WARN_PACKETS, GcmCipher, PacketCipher, packet_cipher
+from mikanet.errors import ConfigError, LocalProtocolError
 from mikanet.fec.filter import FecFilter
 from mikanet.fec.header import DATA, OUT_OF_BAND, OVERHEAD, PARITY
 from mikanet.fec.reedsolomon import MAX_SHARDS
@@ -28,6 +29,7 @@ _PEEK = struct.Struct("<IH")
 _CONV = struct.Struct("<I")
 
 RandomBytes = Callable[[int], bytes]
+_log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +128,30 @@ class PacketSealer:
 
     def __init__(self, settings: LinkSettings, random_bytes: RandomBytes) -> None:
         self._cipher: PacketCipher = packet_cipher(settings.block, settings.key, random_bytes)
+        self._counts_packets = isinstance(self._cipher, GcmCipher)
+        self._said: set[str] = set()
         # Without a random nonce two packets may well be the same.
         self._seen = None if settings.block == "null" else SeenPackets()
         self.refused = 0
         self.repeated = 0
 
     def seal(self, bodies: Iterable[bytes]) -> list[bytes]:
-        """Packets to send."""
-        packets = self._cipher.seal(bodies if isinstance(bodies, list) else list(bodies))
+        """Packets to send; none once the key is used up (Q2)."""
+        try:
+            packets = self._cipher.seal(bodies if isinstance(bodies, list) else list(bodies))
+        except LocalProtocolError as problem:
+            self._say_once(f"nothing is sent any more: {problem}")
+            return []
+        if self._counts_packets and self._cipher.sealed >= GCM_WARN_PACKETS:  # type: ignore[attr-defined]  # it counts
+            self._say_once("this aes-128-gcm key has sealed a quarter of what it may: set a new key soon")
         if self._seen is not None:
             self._seen.add_all(packets)
         return packets
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            _log.warn("{text}", text=text)
 
     def open(self, packets: list[bytes]) -> list[bytes]:
         """The bodies of the packets that are good and new."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.interfaces import IConsumer
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from mikanet.crypto.packets import GCM_MAX_PACKETS, GCM_WARN_PACKETS
 from mikanet.errors import ConfigError, LocalProtocolError
 from mikanet.interfaces import IPacketTransport
 from mikanet.kcp.congestion import CongestionWindow
@@ -128,6 +131,18 @@ class LinkTests(SynchronousTestCase):
         ]
         for changes in wrong:
             self.assertRaises(ConfigError, LinkSettings, **{"block": "null", **changes})
+
+    def test_key_is_used_up(self) -> None:
+        """An aes-128-gcm key warns at 2**30 packets, once, and seals nothing after 2**32 (Q2)."""
+        sealer = PacketSealer(LinkSettings("aes-128-gcm", bytes(32)), os.urandom)
+        with capturedLogs() as logs:
+            sealer.seal([b"x"])
+            self.assertEqual(logs, [])
+            cipher: Any = sealer._cipher
+            for sealed, count in ((GCM_WARN_PACKETS, 1), (GCM_WARN_PACKETS, 1), (GCM_MAX_PACKETS, 0)):
+                cipher.sealed = sealed
+                self.assertEqual(len(sealer.seal([b"x"])), count)
+        self.assertEqual(len(logs), 2)
 
     def test_path(self) -> None:
         """The transport of one session seals what it sends, and closes once."""
