@@ -116,12 +116,8 @@ class RecordedServerTests(SynchronousTestCase):
     def test_handshake(self) -> None:
         """SYN gives the recorded SYNACK, ACK gives ACKACK and the recorded master key."""
         syn, synack, ack, ackack = packets(HANDSHAKE)
-        self.patch(
-            rsa_oaep,
-            "encrypt",
-            {hexed(HANDSHAKE, "synack_plain"): synack[54:]}.get
-            and (lambda key, plain: {hexed(HANDSHAKE, "synack_plain"): synack[54:]}[plain]),
-        )
+        blocks = {hexed(HANDSHAKE, "synack_plain"): synack[54:]}
+        self.patch(rsa_oaep, "encrypt", lambda key, plain: blocks[plain])
         bank = TokenBank()
         server = ServerYami(bank, "test", Draws())
         server.feed(syn)
@@ -188,7 +184,7 @@ class RecordedServerTests(SynchronousTestCase):
         """What the original refuses is refused, and the one change of length that it accepts is accepted (K7)."""
         for step in ERRORS[2:5]:
             bank = TokenBank()
-            client, server = session(bank)
+            _, server = session(bank)
             master, token = bytes.fromhex(step["master"]), bytes.fromhex(step["token"])
             server._key = yami.SessionKey(master)
             server.session = yami.Session(token, server._key, "test")
@@ -332,12 +328,12 @@ class HandshakeTests(SynchronousTestCase):
         """A changed bit in any field of SYN, SYNACK or ACK ends the handshake with the declared error."""
         client, server = ClientYami(os.urandom), ServerYami(self.bank, "test", os.urandom)
         syn = client.connect(PUBLIC, CLIENT_KEY)
-        for at in (*range(0, 38), 38, 100, 293, 294, 400, 549):
+        for at in (*range(38), 38, 100, 293, 294, 400, 549):
             with self.assertRaises(RemoteProtocolError, msg=at):
                 settle_server(ServerYami(self.bank, "test", os.urandom), flip(syn, at))
         synack, _ = settle_server(server, syn)
         state = client._ephemeral, client._client_key
-        for at in (*range(0, 54), 54, 200, 309):
+        for at in (*range(54), 54, 200, 309):
             client._ephemeral, client._client_key = state
             client._reader = yami.PacketReader()
             with self.assertRaises(RemoteProtocolError, msg=at):
@@ -365,10 +361,9 @@ class HandshakeTests(SynchronousTestCase):
                 continue  # the low byte of the length: the test of the weakness has it
             server._reader = yami.PacketReader()
             server.feed(flip(packet, at))
-            if 6 <= at < 9:
-                with self.assertRaises(RemoteProtocolError) if at < 8 else NothingYet(server):
-                    self.assertIsNone(server.next_event(0.0))
-                continue
+            if at in (7, 8):
+                self.assertIsNone(server.next_event(0.0))  # a longer message, which is not all here
+                server.feed(bytes(65536 + 256))
             with self.assertRaises(RemoteProtocolError, msg=at):
                 server.next_event(0.0)
         server._reader = yami.PacketReader()
@@ -418,19 +413,6 @@ class HandshakeTests(SynchronousTestCase):
         answer = answer_syn(SERVER_KEY, Syn(packet[6:38], packet[38:]), os.urandom)
         self.assertIsNone(answer.half_open)
         self.assertEqual(rsa_oaep.decrypt(CLIENT_KEY, answer.packet[54:])[:17], b"\xee" * 16 + b"\1")
-
-
-class NothingYet:
-    """A context in which nothing is raised."""
-
-    def __init__(self, server: ServerYami) -> None:
-        self.server = server
-
-    def __enter__(self) -> None:
-        """Nothing."""
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing."""
 
 
 def flip(data: bytes, at: int) -> bytes:
@@ -561,7 +543,7 @@ class SessionTests(SynchronousTestCase):
 
     def test_forged_rehandshake_costs_only_a_handshake(self) -> None:
         """REQ_REHS carries no proof: after a forged one the saved session still resumes."""
-        client, server = session(self.bank)
+        client, _ = session(self.bank)
         saved = client.saved
         again = ClientYami(os.urandom)
         again.resume(saved)
