@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple, Self
 
-from tests.lab.scenario import Direction
+from tests.lab.scenario import Direction, Scenario
 
 
 class Piece(NamedTuple):
@@ -50,6 +50,29 @@ class Recorder:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class Recorders:
+    """The open recording files of a scenario, one per name."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._files: dict[str, Recorder] = {}
+        self._by_direction: dict[Direction, Recorder] = {}
+        for way in Direction:
+            name = scenario.towards(way).record
+            if name:
+                self._by_direction[way] = self._files.setdefault(name, Recorder(name))
+
+    def add(self, piece: Piece) -> None:
+        """Write a piece, if its direction is recorded."""
+        recorder = self._by_direction.get(piece.direction)
+        if recorder is not None:
+            recorder.add(piece)
+
+    def close(self) -> None:
+        """Close every file."""
+        for recorder in self._files.values():
+            recorder.close()
 
 
 def pieces(path: str | Path) -> Iterator[Piece]:

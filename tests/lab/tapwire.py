@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from tests.lab.frames import FrameRules, Translator, is_group, mirrored
 from tests.lab.link import Delivery, Link, Record
-from tests.lab.recording import Piece, Recorder, pieces
+from tests.lab.recording import Piece, Recorders, pieces
 from tests.lab.scenario import Carrier, Direction, Scenario
 
 #: Frames that are read from one device before the other gets its turn (our choice).
@@ -37,13 +37,10 @@ class TapWire:
         self._devices = {Direction.UP: first, Direction.DOWN: second}
         self._translator = Translator(scenario.up.rebind == "address")
         self._translating = bool(scenario.up.rebind_first or scenario.up.rebind_freq)
-        self._recorders: dict[str, Recorder] = {}
+        self._recorders = Recorders(scenario)
         self._started: float | None = None
-        self._scenario = scenario
         for way in Direction:
             conditions = scenario.towards(way)
-            if conditions.record:
-                self._recorders.setdefault(conditions.record, Recorder(conditions.record))
             if conditions.replay:
                 self.link.replay(way, [(p.time, p.data) for p in pieces(conditions.replay) if p.direction is way])
 
@@ -74,8 +71,7 @@ class TapWire:
                     self._deliver(delivery)
                 continue
             break
-        for recorder in self._recorders.values():
-            recorder.close()
+        self._recorders.close()
 
     def order(self, order: list[Any]) -> Any:
         """Do what a line on the socket says; the answer."""
@@ -102,9 +98,7 @@ class TapWire:
             now = time.monotonic()
             if self._started is None:
                 self._started = now
-            recorder = self._recorders.get(self._scenario.towards(direction).record)
-            if recorder is not None:
-                recorder.add(Piece(now - self._started, direction, frame))
+            self._recorders.add(Piece(now - self._started, direction, frame))
             self.link.send(direction, frame, now)
 
     def _deliver(self, delivery: Delivery) -> None:
