@@ -78,7 +78,13 @@ def run(names: list[str], temp_directory: str) -> tuple[int, Outcome]:
     command = [sys.executable, "-u", "-m", "twisted.trial", "--temp-directory", temp_directory, *names]
     outcome = Outcome(failed=1)  # for a run that ends without a word
     with subprocess.Popen(
-        command, cwd=TESTS.parent, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
+        command,
+        cwd=TESTS.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as child:
         assert child.stdout is not None
         for line in child.stdout:
