@@ -29,7 +29,7 @@ class ReplaySetTests(SynchronousTestCase):
         for skew in (-30, 0, 30):
             replays = ReplaySet()
             self.assertTrue(replays.accept(iv(1), NOW + skew, NOW))
-            for later in range(0, 100):
+            for later in range(100):
                 self.assertFalse(replays.accept(iv(1), NOW + skew, NOW + later), (skew, later))
 
     def test_forgets_what_time_refuses(self) -> None:

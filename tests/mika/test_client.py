@@ -141,7 +141,7 @@ class GoStreamFilterTests(StreamFilterTests):
 
     def test_chunks_fit_the_original(self) -> None:
         """No chunk is larger than the original's 4096 bytes: a reader that refuses more takes all of it (M4)."""
-        upper, filter_, transport = self.opened()
+        _, filter_, transport = self.opened()
         filter_.write(bytes(50_000))
         end = server(self.profile)
         got = end.receive(transport.bytes_written)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
+from twisted.logger import LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.counters import Counters
@@ -22,9 +22,11 @@ class ReportingServiceTests(SynchronousTestCase):
             self.clock, self.counters, lambda: self.wall + self.clock.seconds(), self.clock.seconds
         )
         self.lines: list[str] = []
-        observer = lambda event: (
-            self.lines.append(event["log_format"].format(**event)) if "log_format" in event else None
-        )  # noqa: E731
+
+        def observer(event: LogEvent) -> None:
+            if "log_format" in event:
+                self.lines.append(event["log_format"].format(**event))
+
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
         self.service.startService()
