@@ -39,11 +39,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=0)
     parser.add_argument("--kill-every", type=float, default=60, help="seconds between kills in a soak; 0: none")
     parser.add_argument("--seed", type=int, default=1)
+    for side in ("server", "client"):
+        parser.add_argument(f"--{side}-option", action="append", default=[], help=f"for the {side}, as --name=value")
     options = parser.parse_args(arguments)
     options.size = int(options.size)
 
     async def run() -> Result:
-        with TUNNELS[options.tunnel]() as tunnel:
+        made = TUNNELS[options.tunnel](server_options=options.server_option, client_options=options.client_option)
+        with made as tunnel:
             async with Target().running() as target:
                 result = await _KINDS[options.kind][1](tunnel, target, options)
             result.faults += [f"in a log: {line}" for line in tunnel.unhandled()[:5]]
