@@ -79,7 +79,7 @@ class KcpClientEndpoint:
         session = KcpClientSession(
             port, peer, upper, self._settings, self._sealer, self._reactor, self._random_bytes, lambda: _stop(port)
         )
-        port.startListening()
+        port.startListening()  # type: ignore[no-untyped-call]  # untyped in Twisted
         session.start()
         return upper
 
@@ -120,7 +120,7 @@ class KcpServerEndpoint:
         port.sessions = KcpSessions(
             port, self._settings, factory, cast(IReactorTime, self._reactor), self._random_bytes, self._counters
         )
-        port.startListening()
+        port.startListening()  # type: ignore[no-untyped-call]  # untyped in Twisted
         return cast(IListeningPort, port)
 
 

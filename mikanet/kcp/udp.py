@@ -49,7 +49,10 @@ class UdpPackets(udp.Port):
     """A UDP socket that carries sealed packets of many peers, or of one.
 
     :param received: called with each peer's packets of one read.
-    :param only: talk to this peer only; the kernel drops what others send.
+    The socket is never connected: an ICMP error would make the reactor take a connected one for closed, and a server
+    that is away for a moment is none of a session's ends.
+
+    :param only: take packets of this peer only.
     :ivar sends: and :ivar reads: system calls made.
     """
 
@@ -58,7 +61,7 @@ class UdpPackets(udp.Port):
     ) -> None:
         super().__init__(port, DatagramProtocol(), interface, reactor=reactor)  # type: ignore[no-untyped-call]
         self._received = received
-        self._only = only
+        self._only = None if only is None else _as_received(only)
         self._runs = True
         self.sends = 0
         self.reads = 0
@@ -73,12 +76,6 @@ class UdpPackets(udp.Port):
         except OSError:
             pass  # one packet per read then
         return made
-
-    def startListening(self) -> None:
-        """Bind, and start reading."""
-        super().startListening()  # type: ignore[no-untyped-call]  # untyped in Twisted
-        if self._only is not None:
-            self.socket.connect(self._only)
 
     def doRead(self) -> None:
         """Read what is there, in batches per peer."""
@@ -96,6 +93,8 @@ class UdpPackets(udp.Port):
                 continue
             self.reads += 1
             budget -= len(data) or 1
+            if self._only is not None and peer[:2] != self._only:
+                continue
             if peer != current:
                 if batch:
                     self._received(current, batch)  # type: ignore[arg-type]  # there is a peer with a batch
@@ -129,10 +128,7 @@ class UdpPackets(udp.Port):
 
     def _send(self, packet: bytes, peer: UdpPeer) -> None:
         self.sends += 1
-        if self._only is not None:
-            self.socket.send(packet)
-        else:
-            self.socket.sendto(packet, peer)
+        self.socket.sendto(packet, peer)
 
     def _send_runs(self, peer: UdpPeer, packets: Sequence[bytes]) -> None:
         """Runs of one size, the last of which may be shorter."""
@@ -150,7 +146,7 @@ class UdpPackets(udp.Port):
             else:
                 self.sends += 1
                 control = [(socket.IPPROTO_UDP, _UDP_SEGMENT, _RUN_SIZE.pack(size))]
-                self.socket.sendmsg(packets[at:end], control, 0, *(() if self._only is not None else (peer,)))
+                self.socket.sendmsg(packets[at:end], control, 0, peer)
             at = end
 
     def address_of(self, peer: UdpPeer) -> IAddress:
@@ -166,3 +162,9 @@ class UdpPackets(udp.Port):
         """The IPv4 address, or the /64 of an IPv6 one (X3)."""
         address = ipaddress.ip_address(peer[0].split("%")[0])
         return int(address) if address.version == 4 else int(address) >> 64 | 1 << 64
+
+
+def _as_received(peer: UdpPeer) -> UdpPeer:
+    """An address as the kernel writes it: IPv6 has many ways."""
+    (found, *_) = socket.getaddrinfo(peer[0], peer[1], type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
+    return found[4][:2]

@@ -112,6 +112,27 @@ class KcpEndpointTests(TestCase):
 
         return defer.ensureDeferred(run())
 
+    def test_server_that_comes_later(self) -> Any:
+        """A server that is not there yet, so that ICMP says no, ends nothing: when it comes, everything arrives."""
+
+        async def run() -> None:
+            number = free_port()
+            client, served = Collect(1), Collect(5, b"!")
+            endpoint = clientFromString(reactor, f"kcp:127.0.0.1:{number}")
+            await endpoint.connect(Factory.forProtocol(lambda: client))
+            for _ in range(5):
+                client.transport.write(b"x")  # type: ignore[union-attr]
+                await deferLater(reactor, 0.02, lambda: None)  # type: ignore[arg-type]
+            server = serverFromString(reactor, f"kcp:{number}:interface=127.0.0.1")
+            port: Any = await server.listen(Factory.forProtocol(lambda: served))
+            self.addCleanup(port.stopListening)
+            await served.done
+            await client.done
+            client.transport.abortConnection()  # type: ignore[union-attr]
+            await client.lost
+
+        return defer.ensureDeferred(run())
+
     def test_name_is_resolved(self) -> Any:
         """A client's host may be a name; one that does not exist fails the connection."""
 

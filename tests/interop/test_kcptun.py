@@ -27,7 +27,7 @@ from mikanet.smux.forward import ForwardListenFactory, SmuxDialer, SmuxServerFac
 from mikanet.smux.session import SmuxSettings
 from tests.support.lossy_udp import LossyUdpRelay
 from tests.support.peers import missing
-from tests.support.processes import Process, free_port, wait_for, wait_listening
+from tests.support.processes import Process, free_port, wait_listening
 
 SECRET = "a secret for interop tests"
 #: Every cipher of Debian's program; the second value is how many bytes each stream carries each way.
@@ -163,7 +163,7 @@ class KcptunTests(TestCase):
         port = free_port()
         target = f"127.0.0.1:{self.target.getHost().port}"
         server = self.peer("kcptun-server", ["-l", f"127.0.0.1:{port}", "-t", target], block, fec, smux)
-        wait_for(lambda: "listening on" in server.output or "sockbuf" in server.output, what="kcptun-server")
+        wait_listening(port, udp=True, process=server)
         endpoint = KcpClientEndpoint(reactor, "127.0.0.1", self.relayed(port, loss), self.link(block, fec, True))
         dialer = SmuxDialer(SmuxSettings(smux), reactor, endpoint)  # type: ignore[arg-type]
         front = reactor.listenTCP(0, ForwardListenFactory(dialer), interface="127.0.0.1")  # type: ignore[attr-defined]

@@ -30,11 +30,6 @@ class FakeSocket:
         if self.full:
             raise BlockingIOError
 
-    def send(self, packet: bytes) -> None:
-        """One packet to the connected peer."""
-        self._check()
-        self.calls.append(("send", packet))
-
     def sendto(self, packet: bytes, peer: Any) -> None:
         """One packet."""
         self._check()
@@ -98,12 +93,13 @@ class UdpPacketsTests(SynchronousTestCase):
         port.send_packets(PEER, packets)
         self.assertEqual(fake.calls, [("sendto", (packet, PEER)) for packet in packets * 2])
 
-    def test_connected(self) -> None:
-        """A port for one peer sends without its address."""
-        port, fake = self.port(only=PEER)
-        port.send_packets(PEER, [b"x"])
-        port.send_packets(PEER, [b"xx", b"yy"])
-        self.assertEqual(fake.calls, [("send", b"x"), ("run", (2, [b"xx", b"yy"]))])
+    def test_one_peer(self) -> None:
+        """A port for one peer takes packets of that one only, however its address is written."""
+        port, fake = self.port(only=("2001:DB8:0::1", 5000))
+        fake.reads = [(b"a", [], 0, ("2001:db8::1", 5000, 0, 0)), (b"b", [], 0, ("2001:db8::2", 5000, 0, 0))]
+        fake.reads += [(b"c", [], 0, ("2001:db8::1", 5001, 0, 0))]
+        port.doRead()
+        self.assertEqual([packets for _, packets in self.received], [[b"a"]])
 
     def test_full_socket_loses(self) -> None:
         """What a full socket does not take is lost, and nothing is raised."""
