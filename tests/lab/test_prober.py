@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -118,6 +120,8 @@ async def _threshold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
     """A bad server: closes at once when it has read fifty bytes, with unread bytes in its socket."""
     try:
         await asyncio.wait_for(reader.readexactly(50), 0.4)
+        # A close with unread bytes, as a kernel does it.
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
     except (TimeoutError, asyncio.IncompleteReadError):
         writer.close()
