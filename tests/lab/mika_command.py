@@ -26,14 +26,20 @@ async def _flips_in_memory(seed: int) -> Result:
     return mika.flips_in_memory(seed)
 
 
+#: Chance of a false find in a short form, which runs with every change and must not cry wolf.
+_RARE = 1e-5
+
 #: Each figure: in full, and short as in CI (seconds instead of minutes).
 FIGURES: dict[str, tuple[Callable[[int], Awaitable[Result]], Callable[[int], Awaitable[Result]]]] = {
-    "replay": (lambda seed: mika.replays(2000), lambda seed: mika.replays(60, (0.0, 5.0))),
+    "replay": (lambda seed: mika.replays(2000), lambda seed: mika.replays(60, (0.0, 5.0), significance=_RARE)),
     "probe": (
         lambda seed: mika.probing(2000, refusal_time=20, seed=seed),
-        lambda seed: mika.probing(100, seed=seed, recorded_count=50),
+        lambda seed: mika.probing(100, seed=seed, recorded_count=50, significance=_RARE),
     ),
-    "probe-default-time": (lambda seed: mika.probing(300, refusal_time=61, seed=seed), lambda seed: mika.probing(20)),
+    "probe-default-time": (
+        lambda seed: mika.probing(300, refusal_time=61, seed=seed),
+        lambda seed: mika.probing(20, significance=_RARE),
+    ),
     "flips": (_flips_in_memory, _flips_in_memory),
     "flips-live": (lambda seed: mika.flips_live(1, seed=seed), lambda seed: mika.flips_live(67, seed=seed)),
     "idle": (

@@ -18,7 +18,12 @@ _TOGETHER = 50
 
 
 async def replays(
-    count: int, times: Sequence[float] = probes.REPLAY_TIMES, *, refusal_time: float = 2.0, per_second: float = 100
+    count: int,
+    times: Sequence[float] = probes.REPLAY_TIMES,
+    *,
+    refusal_time: float = 2.0,
+    per_second: float = 100,
+    significance: float = 0.01,
 ) -> Result:
     """Recorded first flights sent again to the server that accepted them, each at every chosen age; and over a restart.
 
@@ -56,7 +61,7 @@ async def replays(
             opened = target.opened - good
             await one_request(tunnel, target)
         for name, reactions in found.items():
-            verdict = prober.compare(reactions, classes=len(found) + 1)
+            verdict = prober.compare(reactions, significance, classes=len(found) + 1)
             note(f"-- {name}\n{prober.report(verdict)}")
             result.faults += verdict.faults
         replayed = sum(reaction.name in found for reactions in found.values() for reaction in reactions)
@@ -82,7 +87,13 @@ def _alternating(flights: Sequence[bytes], name: str, seed: object) -> list[Prob
 
 
 async def probing(
-    per_class: int, *, refusal_time: float = 2.0, per_second: float = 200, seed: int = 1, recorded_count: int = 200
+    per_class: int,
+    *,
+    refusal_time: float = 2.0,
+    per_second: float = 200,
+    seed: int = 1,
+    recorded_count: int = 200,
+    significance: float = 0.01,
 ) -> Result:
     """Every class of probes, replays of all ages aside, on a server that has accepted the flights that are altered."""
     result = Result(f"probes, {per_class} per class, refusal time {refusal_time:g} s, seed {seed}")
@@ -101,7 +112,7 @@ async def probing(
                 seed=seed,
                 progress=Progress("probes", len(batch), every=5),
             )
-            verdict = prober.compare(found)
+            verdict = prober.compare(found, significance)
             note(prober.report(verdict))
             times = [reaction.seconds for reaction in found]
             result.faults += verdict.faults
