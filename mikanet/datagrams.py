@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from twisted.internet import base, udp
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IReactorFDSet
+from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.protocol import DatagramProtocol
 
 #: Largest datagram that is read, in bytes; more does not exist.
@@ -46,7 +46,7 @@ def open_flow(reactor: Any, protocol: DatagramProtocol, interface: str = "") -> 
 
     :raises CannotListenError: if that cannot be done.
     """
-    if not IReactorFDSet.providedBy(reactor):  # a reactor of tests, or one that has no sockets of its own
+    if not isinstance(reactor, PosixReactorBase):  # reactors of tests have no sockets
         return cast(udp.Port, reactor.listenUDP(0, protocol, interface=interface, maxPacketSize=MAX_READ))
     port = QuietPort(0, protocol, interface, MAX_READ, reactor)  # type: ignore[no-untyped-call]  # untyped in Twisted
     port.startListening()  # type: ignore[no-untyped-call]  # untyped in Twisted

@@ -1,29 +1,186 @@
-"""Outgoing TCP connections: straight to an address, or to a name with happy eyeballs. Nothing is left around a protocol
-once it is connected."""
+"""Outgoing TCP connections: straight to an address, or to a name with happy eyeballs.
+
+Each connection that a proxy takes in is one that it opens, so opening has to be lean: one deadline queue for all
+attempts instead of a timer for each, and nothing around the protocol once it is connected.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from typing import Any, cast
 
 from twisted.internet import error
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import (
-    IAddress,
-    IConnector,
     IProtocol,
     IProtocolFactory,
     IStreamClientEndpoint,
-    ITransport,
+    IWriteDescriptor,
 )
-from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.internet.posixbase import PosixReactorBase
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mikanet.address import Address
+from mikanet.guard.deadlines import Deadlines
 
 #: How long a connection attempt may take, in seconds (our choice; the original programs wait 8 s to for ever).
 CONNECT_TIMEOUT = 15.0
+
+
+class Dialer:
+    """Opens TCP connections to IP addresses.
+
+    :param reactor: any with TCP; one with real sockets is used directly.
+    :param timeout: seconds that each attempt may take.
+    """
+
+    def __init__(self, reactor: Any, timeout: float = CONNECT_TIMEOUT) -> None:
+        self.reactor = reactor
+        self.timeout = timeout
+        self.deadlines = Deadlines(reactor, timeout)
+        self._direct = isinstance(reactor, PosixReactorBase)  # reactors of tests have no sockets
+
+    def connect(self, host: str, port: int, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect to an IP address; fires with the connected protocol. Cancelling ends the attempt."""
+        if self._direct:
+            return _Attempt(self, host, port, factory).start()
+        kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+        return kind(self.reactor, host, port, self.timeout).connect(factory)
+
+
+@implementer(IWriteDescriptor)
+class _Attempt:
+    """One attempt: a socket that the reactor watches until it can be written to, and then takes over."""
+
+    __slots__ = ("__weakref__", "_deadline", "_dialer", "_done", "_factory", "_peer", "_socket")
+
+    def __init__(self, dialer: Dialer, host: str, port: int, factory: IProtocolFactory) -> None:
+        self._dialer = dialer
+        self._peer = (host, port)
+        self._factory = factory
+        self._socket: socket.socket | None = None
+        self._deadline = -1
+        self._done: Deferred[IProtocol] = Deferred(self._cancelled)
+
+    def start(self) -> Deferred[IProtocol]:
+        """Begin."""
+        family = socket.AF_INET6 if ":" in self._peer[0] else socket.AF_INET
+        try:
+            self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            number = self._socket.connect_ex(self._peer)
+        except (OSError, OverflowError) as problem:
+            self._close()
+            return fail(Failure(error.ConnectError(string=str(problem))))
+        if number == errno.EINPROGRESS:
+            self._deadline = self._dialer.deadlines.start(self._timed_out)
+            self._dialer.reactor.addWriter(self)
+        elif number == 0:
+            self._adopt()
+        else:
+            self._fail(_explain(number))
+        return self._done
+
+    # -- what the reactor asks for
+
+    def fileno(self) -> int:
+        """The socket's number."""
+        return -1 if self._socket is None else self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        """For messages of the reactor."""
+        return "dialling"
+
+    def doWrite(self) -> None:
+        """The attempt is over, one way or the other."""
+        self._settle()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor saw an error, or is ending."""
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._socket is None:
+            return
+        number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self._fail(_explain(number))
+        else:
+            self._stop_watching()
+            self._adopt()
+
+    def _adopt(self) -> None:
+        made = self._socket
+        assert made is not None
+        self._socket = None
+        try:
+            # The reactor takes a copy of the descriptor.
+            adopted = _Adopted(self._factory)
+            self._dialer.reactor.adoptStreamConnection(made.fileno(), made.family, adopted)
+        except OSError as problem:
+            self._done.errback(Failure(error.ConnectError(string=str(problem))))
+            return
+        finally:
+            made.close()
+        if self._done.called:
+            return  # cancelled by the protocol while it was being connected, which then knows what it does
+        if adopted.protocol is None:
+            self._done.errback(Failure(error.NoProtocol()))
+        else:
+            self._done.callback(adopted.protocol)
+
+    # -- ends
+
+    def _timed_out(self) -> None:
+        self._fail(error.TimeoutError())
+
+    def _cancelled(self, done: Deferred[IProtocol]) -> None:
+        if self._socket is not None:
+            self._fail(error.ConnectingCancelledError(cast(Any, self._peer)))
+
+    def _fail(self, problem: BaseException) -> None:
+        self._stop_watching()
+        self._close()
+        self._done.errback(Failure(problem))
+
+    def _stop_watching(self) -> None:
+        self._dialer.deadlines.cancel(self._deadline)
+        self._dialer.reactor.removeWriter(self)
+
+    def _close(self) -> None:
+        made, self._socket = self._socket, None
+        if made is not None:
+            made.close()
+
+
+@implementer(IProtocolFactory)
+class _Adopted:
+    """Hands the reactor a protocol, and remembers it."""
+
+    __slots__ = ("_factory", "protocol")
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        self._factory = factory
+        self.protocol: IProtocol | None = None
+
+    def doStart(self) -> None:
+        """As IProtocolFactory."""
+
+    def doStop(self) -> None:
+        """As IProtocolFactory."""
+
+    def buildProtocol(self, addr: Any) -> IProtocol | None:
+        """The real factory's protocol."""
+        self.protocol = self._factory.buildProtocol(addr)
+        return self.protocol
+
+
+def _explain(number: int) -> BaseException:
+    found: BaseException = error.getConnectError((number, os.strerror(number)))
+    return found
 
 
 @implementer(IStreamClientEndpoint)
@@ -34,77 +191,13 @@ class TcpEndpoint:
     """
 
     def __init__(self, reactor: Any, address: Address, timeout: float = CONNECT_TIMEOUT) -> None:
-        self._reactor = reactor
+        self._dialer = Dialer(reactor, timeout)
         self._address = address
-        self._timeout = timeout
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect."""
         host, port = self._address.host, self._address.port
-        if self._address.ip is None:
-            return HostnameEndpoint(self._reactor, host, port, timeout=self._timeout).connect(protocolFactory)
-        return connect_ip(self._reactor, host, port, protocolFactory, self._timeout)
-
-
-def connect_ip(
-    reactor: Any, host: str, port: int, factory: IProtocolFactory, timeout: float = CONNECT_TIMEOUT
-) -> Deferred[IProtocol]:
-    """Connect to an IP address; fires with the connected protocol. Cancelling ends the attempt."""
-    connection = _OneConnection(factory)
-    try:
-        connection.connector = reactor.connectTCP(host, port, connection, timeout)
-    except (ValueError, OverflowError, OSError):
-        return fail(Failure())
-    return connection.done
-
-
-class _OneConnection(ClientFactory):
-    """Connects the protocol of one connection and tells how that went."""
-
-    noisy = False
-
-    def __init__(self, factory: IProtocolFactory) -> None:
-        self._factory = factory
-        self.connector: IConnector | None = None
-        self._connected = False
-        self.done: Deferred[IProtocol] = Deferred(self._cancel)
-
-    def _cancel(self, done: Deferred[IProtocol]) -> None:
-        connector = self.connector
-        # Once the transport is there it belongs to the protocol, which can abort it.
-        if connector is not None and not self._connected:
-            done.errback(error.ConnectingCancelledError(connector.getDestination()))
-            connector.stopConnecting()
-
-    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """A stand-in for the real protocol until the transport is there; None if the factory refuses."""
-        self._connected = True
-        protocol = self._factory.buildProtocol(cast(IAddress, addr))
-        if protocol is None:
-            self.done.errback(error.NoProtocol())
-            return None
-        return _StandIn(protocol, self.done)
-
-    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
-        """Tell why there is no connection."""
-        if not self.done.called:
-            self.done.errback(reason)
-
-
-class _StandIn(Protocol):
-    """Takes the transport and gives it to the real protocol.
-
-    Twisted's own endpoints leave a wrapper around the protocol for good; each byte passes it, and each idle connection
-    pays for it.
-    """
-
-    def __init__(self, protocol: IProtocol, done: Deferred[IProtocol]) -> None:
-        self._protocol = protocol
-        self._done = done
-
-    def makeConnection(self, transport: ITransport) -> None:
-        """Hand over."""
-        transport.protocol = self._protocol  # type: ignore[attr-defined]  # every TCP transport has one
-        self._protocol.makeConnection(transport)
-        if not self._done.called:
-            self._done.callback(self._protocol)
+        if self._address.ip is not None:
+            return self._dialer.connect(host, port, protocolFactory)
+        reactor, timeout = self._dialer.reactor, self._dialer.timeout
+        return HostnameEndpoint(reactor, host, port, timeout=timeout).connect(protocolFactory)

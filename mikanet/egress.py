@@ -30,7 +30,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mikanet.address import Address, IPAddress, parse_ip, parse_port
-from mikanet.dial import CONNECT_TIMEOUT, connect_ip
+from mikanet.dial import CONNECT_TIMEOUT, Dialer
 from mikanet.errors import ConfigError, DestinationError, Reason
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -151,6 +151,7 @@ class Egress:
         self._reactor = reactor
         self.policy = policy
         self._timeout = timeout
+        self._dialer = Dialer(reactor, timeout)
 
     def connect(self, destination: Address, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect to ``destination``: happy eyeballs over its permitted addresses.
@@ -162,7 +163,7 @@ class Egress:
         if ip is not None:
             if not self.policy.permits(ip, destination.port):
                 return fail(DestinationError(Reason.POLICY))
-            return connect_ip(self._reactor, str(ip), destination.port, factory, self._timeout)
+            return self._dialer.connect(str(ip), destination.port, factory)
         guard = _GuardedReactor(self._reactor, self.policy)
         endpoint = HostnameEndpoint(guard, destination.host, destination.port, timeout=self._timeout)
         return endpoint.connect(factory).addErrback(guard.explain)

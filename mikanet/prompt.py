@@ -17,6 +17,11 @@ from twisted.internet import tcp
 _PLAIN = frozenset({tcp.Server, tcp.Client})
 
 
+def is_plain(transport: Any) -> bool:
+    """Whether the transport is a TCP socket with nothing in between."""
+    return type(transport) in _PLAIN and not transport.TLS
+
+
 def _idle(transport: Any) -> bool:
     """Whether the transport is a plain socket, open for writing, with nothing left to send."""
     return (

@@ -210,7 +210,7 @@ def _unregister(transport: ITransport) -> None:
 
 def _is_tls(transport: ITransport) -> bool:
     # Twisted's TLS transports show the methods of the TCP transport below them, which would act under the cipher.
-    return ISSLTransport.providedBy(transport)
+    return not prompt.is_plain(transport) and ISSLTransport.providedBy(transport)
 
 
 def _can_half_close(transport: ITransport) -> bool:

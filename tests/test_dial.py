@@ -1,85 +1,176 @@
-"""Outgoing connections without wrappers."""
+"""Outgoing connections."""
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
-from twisted.internet.error import ConnectingCancelledError, ConnectionRefusedError, NoProtocol
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionRefusedError,
+    NoProtocol,
+    TimeoutError,
+)
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
-from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from mikanet.address import Address
-from mikanet.dial import TcpEndpoint, connect_ip
-from tests.support.transports import MemoryTransport
+from mikanet.dial import Dialer, TcpEndpoint
+from mikanet.prompt import is_plain
+
+FACTORY = Factory.forProtocol(Protocol)
 
 
-class ConnectTests(SynchronousTestCase):
-    """Connections to an address."""
+class Echoed(Protocol):
+    """Says hello and notes the answer."""
 
-    def setUp(self) -> None:
-        """A reactor in memory."""
-        self.reactor = MemoryReactorClock()
+    def connectionMade(self) -> None:
+        """Say it."""
+        self.answer: Deferred[bytes] = Deferred()
+        self.lost: Deferred[type] = Deferred()
+        self.transport.write(b"hello")
 
-    def connect(self, factory: Any = None) -> Any:
-        """An attempt."""
-        factory = factory or Factory.forProtocol(Protocol)
-        connecting = connect_ip(self.reactor, "192.0.2.1", 80, factory, 7)
-        self.assertEqual(self.reactor.tcpClients[0][:2], ("192.0.2.1", 80))
-        self.assertEqual(self.reactor.tcpClients[0][3], 7)
-        return connecting, self.reactor.tcpClients[0][2]
+    def dataReceived(self, data: bytes) -> None:
+        """Note it."""
+        self.answer.callback(data)
 
-    def test_nothing_stays_around_the_protocol(self) -> None:
-        """The transport's protocol is the real one, and the Deferred fires with it once it is connected."""
-        connecting, factory = self.connect()
-        transport = MemoryTransport()
-        self.assertNoResult(connecting)
-        transport.connect(factory.buildProtocol(None))
-        protocol = self.successResultOf(connecting)
-        self.assertIs(transport.protocol, protocol)
-        self.assertIs(protocol.transport, transport)
-        self.assertIs(type(protocol), Protocol)
+    def connectionLost(self, reason: Any = None) -> None:
+        """Note it."""
+        self.lost.callback(reason.type)
 
-    def test_failure(self) -> None:
-        """What the network says is the outcome."""
-        connecting, factory = self.connect()
-        factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
-        self.failureResultOf(connecting, ConnectionRefusedError)
 
-    def test_refusing_factory(self) -> None:
-        """A factory that wants no connection fails the attempt."""
+class DirectTests(TestCase):
+    """Real sockets on loopback."""
+
+    timeout = 30
+
+    def listen(self, family: int = socket.AF_INET, backlog: int = 10) -> socket.socket:
+        """A listening socket."""
+        listener = socket.socket(family)
+        self.addCleanup(listener.close)
+        listener.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+        listener.listen(backlog)
+        return listener
+
+    @inlineCallbacks
+    def test_connects(self) -> Any:
+        """Over IPv4 and IPv6; the transport is a plain one, with nothing around the protocol."""
+        for family in (socket.AF_INET, socket.AF_INET6):
+            listener = self.listen(family)
+            host, port = listener.getsockname()[:2]
+            protocol = yield Dialer(global_reactor).connect(host, port, Factory.forProtocol(Echoed))
+            self.assertTrue(is_plain(protocol.transport))
+            self.assertIs(protocol.transport.protocol, protocol)
+            self.assertEqual((protocol.transport.getPeer().host, protocol.transport.getPeer().port), (host, port))
+            peer, _ = listener.accept()
+            with peer:
+                peer.settimeout(5)
+                yield deferLater(global_reactor, 0.05)  # the reactor writes in a later turn
+                self.assertEqual(peer.recv(10), b"hello")
+                peer.sendall(b"hi")
+                answer = yield protocol.answer
+                self.assertEqual(answer, b"hi")
+                protocol.transport.loseConnection()
+                yield protocol.lost
+                self.assertEqual(peer.recv(10), b"")
+
+    @inlineCallbacks
+    def test_refused(self) -> Any:
+        """A closed port is refused at once, and no descriptor or timer is left."""
+        listener = self.listen()
+        port = listener.getsockname()[1]
+        listener.close()
+        dialer = Dialer(global_reactor)
+        for _ in range(3):
+            yield self.assertFailure(dialer.connect("127.0.0.1", port, FACTORY), ConnectionRefusedError)
+        self.assertEqual(len(dialer.deadlines), 0)
+        self.assertEqual([each for each in global_reactor.getWriters() if "Attempt" in repr(each)], [])
+
+    def stuck(self) -> int:
+        """A port whose connections never come about: its backlog is full."""
+        listener = self.listen(backlog=0)
+        port: int = listener.getsockname()[1]
+        for _ in range(4):
+            filler = socket.socket()
+            self.addCleanup(filler.close)
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        return port
+
+    @inlineCallbacks
+    def test_times_out(self) -> Any:
+        """An attempt that leads nowhere ends with the time it may take."""
+        dialer = Dialer(global_reactor, timeout=0.2)
+        yield self.assertFailure(dialer.connect("127.0.0.1", self.stuck(), FACTORY), TimeoutError)
+
+    @inlineCallbacks
+    def test_cancel(self) -> Any:
+        """Cancelling ends the attempt and leaves nothing behind."""
+        dialer = Dialer(global_reactor)
+        attempt = dialer.connect("127.0.0.1", self.stuck(), FACTORY)
+        yield deferLater(global_reactor, 0.05)
+        attempt.cancel()
+        yield self.assertFailure(attempt, ConnectingCancelledError)
+        self.assertEqual(len(dialer.deadlines), 0)
+
+    @inlineCallbacks
+    def test_refusing_factory(self) -> Any:
+        """A factory that wants no connection fails the attempt, and the connection is closed."""
 
         class Refusing:
             def buildProtocol(self, addr: object) -> None:
                 return None
 
-        connecting, factory = self.connect(Refusing())
-        self.assertIsNone(factory.buildProtocol(None))
-        self.failureResultOf(connecting, NoProtocol)
+        listener = self.listen()
+        attempt = Dialer(global_reactor).connect("127.0.0.1", listener.getsockname()[1], Refusing())
+        yield self.assertFailure(attempt, NoProtocol)
+        peer, _ = listener.accept()
+        with peer:
+            peer.settimeout(5)
+            self.assertEqual(peer.recv(10), b"")
 
-    def test_cancel(self) -> None:
-        """Cancelling stops the attempt."""
-        connecting, _ = self.connect()
-        connecting.cancel()
-        self.failureResultOf(connecting, ConnectingCancelledError)
-        self.assertTrue(self.reactor.connectors[0].stoppedConnecting)
+    @inlineCallbacks
+    def test_impossible_targets(self) -> Any:
+        """What the kernel refuses at once is a connection error, no exception."""
+        for host, port in (("127.0.0.1", 70000), ("255.255.255.255", 1), ("::ffff:999.1", 1)):
+            yield self.assertFailure(Dialer(global_reactor).connect(host, port, FACTORY), ConnectError)
 
-    def test_cancel_while_being_connected(self) -> None:
-        """A protocol whose connectionMade brings a cancellation is left alone."""
-        outcome: list[Any] = []
+    @inlineCallbacks
+    def test_cancel_while_being_connected(self) -> Any:
+        """A protocol whose connectionMade brings a cancellation keeps its connection, and nothing is raised."""
+        attempts: list[Any] = []
+        made: list[Any] = []
 
-        class Hasty(Protocol):
+        class Hasty(Echoed):
             def connectionMade(self) -> None:
-                outcome[0].cancel()
+                super().connectionMade()
+                made.append(self)
+                attempts[0].cancel()
 
-        connecting, factory = self.connect(Factory.forProtocol(Hasty))
-        outcome.append(connecting)
-        MemoryTransport().connect(factory.buildProtocol(None))
-        self.failureResultOf(connecting)
-        self.assertFalse(self.reactor.connectors[0].stoppedConnecting)
+        listener = self.listen()
+        dialer = Dialer(global_reactor)
+        attempts.append(dialer.connect("127.0.0.1", listener.getsockname()[1], Factory.forProtocol(Hasty)))
+        failed: list[Any] = []
+        attempts[0].addErrback(failed.append)
+        while not made:
+            yield deferLater(global_reactor, 0.01)
+        self.assertEqual(len(failed), 1)
+        made[0].transport.loseConnection()
+        yield made[0].lost
 
-    def test_endpoint(self) -> None:
-        """An address is dialled as it is."""
-        TcpEndpoint(self.reactor, Address("192.0.2.1", 80)).connect(Factory.forProtocol(Protocol))
-        self.assertEqual(self.reactor.tcpClients[0][:2], ("192.0.2.1", 80))
+
+class EndpointTests(SynchronousTestCase):
+    """The endpoint, on a reactor without sockets."""
+
+    def test_an_address_is_dialled_as_it_is(self) -> None:
+        """No resolver is asked; the timeout is passed on."""
+        for host in ("192.0.2.1", "2001:db8::1"):
+            reactor = MemoryReactorClock()
+            TcpEndpoint(reactor, Address(host, 80), 7).connect(FACTORY)
+            self.assertEqual(reactor.tcpClients[0][:2], (host, 80))
+            self.assertEqual(reactor.tcpClients[0][3], 7)

@@ -31,7 +31,6 @@ from mikanet.frontdoors.door import DoorSettings
 from mikanet.interfaces import ITunnel
 from mikanet.wire import socks
 
-
 #: Most bytes that wait in all flows of one table while the tunnel dials (our choice).
 MAX_QUEUED_BYTES = 262144
 
