@@ -11,7 +11,8 @@ import os
 import socket
 from typing import Any, cast
 
-from twisted.internet import error
+from twisted.internet import error, tcp
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import (
@@ -117,20 +118,21 @@ class _Attempt:
         assert made is not None
         self._socket = None
         try:
-            # The reactor takes a copy of the descriptor.
-            adopted = _Adopted(self._factory)
-            self._dialer.reactor.adoptStreamConnection(made.fileno(), made.family, adopted)
-        except OSError as problem:
-            self._done.errback(Failure(error.ConnectError(string=str(problem))))
-            return
-        finally:
+            peer = self._peer if made.family == socket.AF_INET else made.getpeername()
+            kind = IPv4Address if made.family == socket.AF_INET else IPv6Address
+            protocol = self._factory.buildProtocol(kind("TCP", *peer))
+            if protocol is None:
+                raise error.NoProtocol
+            # What adoptStreamConnection() does with a copy of the descriptor.
+            transport = tcp.Server(made, protocol, peer, cast(Any, None), self._peer[1], self._dialer.reactor)
+        except (OSError, error.NoProtocol) as problem:
             made.close()
-        if self._done.called:
-            return  # cancelled by the protocol while it was being connected, which then knows what it does
-        if adopted.protocol is None:
-            self._done.errback(Failure(error.NoProtocol()))
-        else:
-            self._done.callback(adopted.protocol)
+            self._done.errback(Failure(problem))
+            return
+        transport.repstr = f"<{type(protocol).__name__} to {self._peer[0]}>"
+        protocol.makeConnection(transport)
+        if not self._done.called:  # cancelled by the protocol while it was being connected, which knows what it does
+            self._done.callback(protocol)
 
     # -- ends
 
@@ -154,28 +156,6 @@ class _Attempt:
         made, self._socket = self._socket, None
         if made is not None:
             made.close()
-
-
-@implementer(IProtocolFactory)
-class _Adopted:
-    """Hands the reactor a protocol, and remembers it."""
-
-    __slots__ = ("_factory", "protocol")
-
-    def __init__(self, factory: IProtocolFactory) -> None:
-        self._factory = factory
-        self.protocol: IProtocol | None = None
-
-    def doStart(self) -> None:
-        """As IProtocolFactory."""
-
-    def doStop(self) -> None:
-        """As IProtocolFactory."""
-
-    def buildProtocol(self, addr: Any) -> IProtocol | None:
-        """The real factory's protocol."""
-        self.protocol = self._factory.buildProtocol(addr)
-        return self.protocol
 
 
 def _explain(number: int) -> BaseException:

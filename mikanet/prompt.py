@@ -53,6 +53,7 @@ def end_writing(transport: Any) -> None:
     if _idle(transport):
         # What doWrite() does when it has sent the last byte.
         transport._writeDisconnecting = transport._writeDisconnected = True
+        transport._shouldShutdown = False  # the close needs no second one
         transport._closeWriteConnection()
     elif type(transport) not in _PLAIN or transport.connected:  # Twisted's own raises on a lost connection
         transport.loseWriteConnection()
