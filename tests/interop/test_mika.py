@@ -24,7 +24,7 @@ from mikanet.mika.session import ClientSession, derive_keys
 from mikanet.mika.wire import Header, Kind
 from tests.lab.tunnels import MikaTunnel
 from tests.support.peers import require_program
-from tests.support.processes import Process, TwistdProcess, free_port, listening, rss, wait_for
+from tests.support.processes import Process, TwistdProcess, free_port, listening, rss, wait_for, wait_listening
 
 #: What is downloaded and uploaded: a few chunks and reads, and no round number.
 BODY = random.Random(12).randbytes(3_000_017)
@@ -322,6 +322,48 @@ class ObfsHttpTests(TransferTests):
                 return _wrap(super().client_args(), "--server", ":url=http\\://www.example.com/path")
 
         return Obfuscated()
+
+
+class KcpLinkTests(MikaTestCase):
+    """Mika over the KCP link of its original: no cipher, FEC 10/3, over UDP."""
+
+    def make_tunnel(self) -> MikaTunnel:
+        """Both ends use UDP."""
+
+        class OverKcp(MikaTunnel):
+            def server_args(self) -> list[str]:
+                listen = f"--listen=kcp:{self.server_port}:interface=127.0.0.1"
+                return [listen if word.startswith("--listen=") else word for word in super().server_args()]
+
+            def client_args(self) -> list[str]:
+                server = f"--server=kcp:127.0.0.1:{self.server_port}"
+                return [server if word.startswith("--server=") else word for word in super().client_args()]
+
+            def start_server(self, env: dict[str, str] | None = None, before: str = "") -> TwistdProcess:
+                (self.folder / "server").mkdir(exist_ok=True)
+                self.server = TwistdProcess([*self.server_args(), *self.server_options], cwd=self.folder / "server")
+                wait_listening(self.server_port, udp=True, process=self.server)
+                return self.server
+
+        return OverKcp()
+
+    def test_transfers(self) -> None:
+        """Download and upload by SHA-256 through SOCKS5 and the HTTP proxy, eight at once."""
+        url = f"http://127.0.0.1:{self.target.web}/"
+        upload = Path(self.mktemp())
+        upload.write_bytes(BODY)
+        doors = (
+            ["--socks5-hostname", f"127.0.0.1:{self.tunnel.socks_port}"],
+            ["--proxy", f"http://127.0.0.1:{self.tunnel.http_port}"],
+        )
+
+        def both_ways(number: int) -> bool:
+            door = doors[number % 2]
+            digest = self.curl(*door, "--data-binary", f"@{upload}", url)
+            return self.curl(*door, url) == BODY and digest.decode() == hashlib.sha256(BODY).hexdigest()
+
+        with ThreadPoolExecutor(8) as pool:
+            self.assertEqual(list(pool.map(both_ways, range(8))), [True] * 8)
 
 
 def _wrap(arguments: list[str], option: str, rest: str) -> list[str]:
