@@ -18,7 +18,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["mikanet", "mikanet.*"]), "twisted.plugins"],
     package_dir={"": "."},
-    package_data={"mikanet": ["py.typed", "_speedups.pyi"]},
+    package_data={"mikanet": ["py.typed", "_speedups.pyi"], "mikanet.megaki.arcangelo": ["*.php"]},
     include_package_data=True,
     # Optional: where it cannot be built, plain Python does the same.
     ext_modules=[Extension("mikanet._speedups", ["mikanet/_speedups.c"], optional=True, py_limited_api=True)],

@@ -11,6 +11,13 @@ mika_client = ServiceMaker(
     "mika-client", "mikanet.mika.tap_client", "Mika: the client, with its front doors.", "mika-client"
 )
 
+megaki_server = ServiceMaker(
+    "megaki-server", "mikanet.megaki.tap_server", "Megaki: requests to a pool of workers.", "megaki-server"
+)
+megaki_client = ServiceMaker(
+    "megaki-client", "mikanet.megaki.tap_client", "Megaki: an HTTP gateway to a server.", "megaki-client"
+)
+
 host_endpoint = HostParser()
 socks5_endpoint = Socks5Parser()
 mika_endpoint = MikaParser()

@@ -1,0 +1,108 @@
+"""Arcangelo (the archangel, nearest to the user's code): the shell that runs inside a worker process.
+
+``shell.php`` and ``shell.py`` wait for requests on file descriptor 3, run the user's script, and answer on descriptor 4,
+so that nothing which a script prints can come between answers. ``launch.py`` goes before them: it takes rights and
+resources away from the process and then becomes the worker (K9). All three run outside this program and import nothing
+of it. This module says how they are called.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mikanet.errors import ConfigError
+
+_HERE = Path(__file__).parent
+
+#: What a worker may use (K9): address space in bytes, open files; the number of processes and threads beside it.
+MEMORY, FILES, PROCESSES = 256 * 1024 * 1024, 64, 0
+
+#: What a worker sees of the environment: nothing of ours but these.
+_KEPT = ("PATH", "LANG", "LC_ALL", "TZ")
+
+
+class Kind(enum.Enum):
+    """Which shell runs a worker's code."""
+
+    PHP = "php"
+    PYTHON = "python"
+    EXEC = "exec"
+
+
+@dataclass(frozen=True)
+class WorkerCommand:
+    """How a worker is started.
+
+    :ivar arguments: the program, and what it is given. :ivar folder: where it runs. :ivar uid: as whom; None for our
+        own user.
+    :ivar memory: bytes of address space; 0 for no limit.
+    """
+
+    kind: Kind
+    arguments: Sequence[str]
+    folder: str
+    uid: int | None = None
+    memory: int = MEMORY
+
+    @property
+    def is_shell(self) -> bool:
+        """Whether Arcangelo runs it: then the protocol is on descriptors 3 and 4, takes whole exchanges and probes."""
+        return self.kind is not Kind.EXEC
+
+    def command_line(self) -> list[str]:
+        """All arguments, :file:`launch.py` before them."""
+        uid = -1 if self.uid is None else self.uid
+        # A program of the user's own may want to start others.
+        processes = PROCESSES if self.is_shell else -1
+        limits = f"{uid},{self.memory},{FILES},{processes}"
+        return [sys.executable, "-I", "-S", str(_HERE / "launch.py"), limits, *self.arguments]
+
+    def environment(self) -> dict[str, str]:
+        """A clean environment (K9)."""
+        return {name: os.environ[name] for name in _KEPT if name in os.environ}
+
+
+def parse_worker(text: str, uid: int | None = None, memory: int = MEMORY) -> WorkerCommand:
+    """A worker in the user's words: ``php:FILE``, ``python:FILE`` or ``exec:COMMAND``.
+
+    :raises ConfigError: if it is none, or its file or program cannot be found.
+    """
+    word, colon, rest = text.partition(":")
+    kind = {each.value: each for each in Kind}.get(word)
+    if kind is None or not colon or not rest:
+        raise ConfigError(f"a worker is php:FILE, python:FILE or exec:COMMAND, not {text!r}")
+    if kind is Kind.EXEC:
+        try:
+            words = shlex.split(rest)
+        except ValueError as problem:
+            raise ConfigError(f"cannot read the command of {text!r}: {problem}") from None
+        if not words:
+            raise ConfigError("exec: needs a command")
+        return WorkerCommand(kind, [find_program(words[0]), *words[1:]], os.getcwd(), uid, memory)
+    script = os.path.abspath(rest)
+    if not os.access(script, os.R_OK) or not os.path.isfile(script):
+        raise ConfigError(f"cannot read the worker's script {rest}")
+    if kind is Kind.PHP:
+        arguments = [find_program("php"), "-d", "display_errors=stderr", str(_HERE / "shell.php"), script]
+    else:
+        arguments = [sys.executable, "-I", str(_HERE / "shell.py"), script]
+    return WorkerCommand(kind, arguments, os.path.dirname(script), uid, memory)
+
+
+def find_program(name: str) -> str:
+    """The path of a program.
+
+    :raises ConfigError: if there is none.
+    """
+    path = shutil.which(name)
+    if path is None:
+        hint = "; Debian has it in the package php-cli" if name == "php" else ""
+        raise ConfigError(f"the program {name} is not here{hint}")
+    return os.path.abspath(path)

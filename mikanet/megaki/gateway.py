@@ -1,0 +1,286 @@
+"""An HTTP front for a Megaki client: POST a request body, get the response body.
+
+A few sessions are kept ready, so that a request costs neither RSA nor a new connection; one that ended is resumed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web import http
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from mikanet.counters import Counters
+from mikanet.errors import MikanetError
+from mikanet.megaki.sazukari import SavedSession, Sazukari, Session, TimedOutError
+from mikanet.megaki.wire import MAX_MESSAGE
+
+#: Sessions ready for use, and most sessions at once; more requests wait for one of those.
+WARM_SESSIONS, MAX_SESSIONS = 2, 16
+
+#: Seconds that a session may rest before it is resumed anew; servers close after 60.
+REST_TIME = 45.0
+
+#: Least and most seconds until the next try when no session can be made.
+BACKOFF = (1.0, 30.0)
+
+#: A body that goes on beyond so many times the limit is cut off rather than read to its end.
+_PATIENCE = 4
+
+_log = Logger()
+
+
+class NoSessionError(MikanetError):
+    """There is no way to the server."""
+
+
+class WarmSessions:
+    """Sessions of one client, kept ready.
+
+    :param clock: the reactor's time.
+    """
+
+    def __init__(
+        self, clock: Any, client: Sazukari, warm: int = WARM_SESSIONS, most: int = MAX_SESSIONS, name: str = ""
+    ) -> None:
+        self._clock = clock
+        self._client = client
+        self._warm = warm
+        self._most = most
+        self._name = name
+        self._idle: list[Session] = []
+        self._all: set[Session] = set()
+        self._rested: dict[Session, float] = {}
+        self._saved: deque[SavedSession] = deque(maxlen=most)
+        self._opening = 0
+        self._waiting: deque[Deferred[None]] = deque()
+        self._backoff = BACKOFF[0]
+        self._timer: IDelayedCall | None = None
+        self._running = False
+        self._down = False
+
+    def start(self) -> None:
+        """Make the first sessions."""
+        self._running = True
+        self._client.keys.fill()
+        self._keep_warm()
+
+    async def stop(self) -> None:
+        """End all sessions."""
+        self._running = False
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        for session in list(self._all):
+            await session.close()
+
+    async def ask(self, request: bytes) -> bytes:
+        """The answer to a request.
+
+        :raises NoSessionError: if no session could be made. Otherwise as :meth:`Session.send_message`.
+        """
+        session = await self._take()
+        try:
+            return await session.send_message(request)
+        finally:
+            self._give_back(session)
+
+    # -- which session
+
+    async def _take(self) -> Session:
+        while True:
+            while self._idle:
+                session = self._idle.pop()
+                if session.idle:
+                    return session
+            if len(self._all) + self._opening < self._most:
+                return await self._open()
+            turn: Deferred[None] = Deferred(self._waiting.remove)
+            self._waiting.append(turn)
+            await turn
+
+    def _give_back(self, session: Session) -> None:
+        if session.idle:
+            self._rested[session] = self._clock.seconds()
+            self._idle.append(session)
+        if self._waiting:
+            self._waiting.popleft().callback(None)
+
+    async def _open(self) -> Session:
+        saved = self._saved.pop() if self._saved else None
+        self._opening += 1
+        try:
+            session = await (self._client.connect() if saved is None else self._client.resume(saved))
+        except Exception as problem:
+            if saved is not None:
+                self._saved.append(saved)
+            if not self._down:
+                self._down = True
+                _log.warn("no session with {name}: {problem}", name=self._name, problem=str(problem))
+            raise NoSessionError(" ".join(str(problem).split()) or type(problem).__name__) from problem
+        finally:
+            self._opening -= 1
+        if self._down:
+            self._down = False
+            _log.info("sessions with {name} again", name=self._name)
+        self._all.add(session)
+        session.on_lost = self._lost
+        return session
+
+    def _lost(self, session: Session) -> None:
+        self._all.discard(session)
+        self._rested.pop(session, None)
+        if session in self._idle:
+            self._idle.remove(session)
+        if session.proven:
+            self._saved.append(session.saved)
+        if self._waiting:
+            self._waiting.popleft().callback(None)
+        if self._running:
+            self._wait(0.0)
+
+    # -- keeping them warm
+
+    def _wait(self, seconds: float) -> None:
+        """Look after the sessions in so many seconds, or before that if a look was due earlier."""
+        if self._timer is not None and self._timer.active():
+            if self._timer.getTime() <= self._clock.seconds() + seconds:
+                return
+            self._timer.cancel()
+        self._timer = self._clock.callLater(seconds, self._keep_warm)
+
+    def _keep_warm(self) -> None:
+        """Make what is missing, end what has rested for long: that one is resumed, with a new key, at once."""
+        now = self._clock.seconds()
+        for session in [each for each in self._idle if now - self._rested[each] >= REST_TIME]:
+            self._idle.remove(session)
+            session.close()
+        if len(self._all) + self._opening < self._warm:
+            Deferred.fromCoroutine(self._open()).addCallbacks(self._opened, self._not_opened)
+        else:
+            self._wait(REST_TIME / 8)
+
+    def _opened(self, session: Session) -> None:
+        self._backoff = BACKOFF[0]
+        self._give_back(session)
+        self._wait(0.0)
+
+    def _not_opened(self, failure: Failure) -> None:
+        failure.trap(NoSessionError)
+        self._wait(self._backoff)
+        self._backoff = min(BACKOFF[1], self._backoff * 2)
+
+
+#: What :meth:`WarmSessions.ask` is to the resource.
+Ask = Callable[[bytes], Awaitable[bytes]]
+
+
+class Gateway(Resource):
+    """The one resource, under every path.
+
+    Answers 200 with the response; 400 for an empty body and 413 for one of more than 1 MiB; 503 if there is no session
+    with the server, 502 if it closed or broke the connection, 504 if it did not answer in time. Errors have one line of
+    text as their body.
+
+    :ivar running: requests that are not answered yet.
+    """
+
+    isLeaf = True
+
+    def __init__(self, ask: Ask, counters: Counters) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        self.running: set[_Running] = set()
+        self._ask = ask
+        self._counters = counters
+
+    def render(self, request: Any) -> Any:
+        """Answer one HTTP request."""
+        if request.method != b"POST":
+            request.setHeader(b"Allow", b"POST")
+            return self._refuse(request, http.NOT_ALLOWED, "POST a request body")
+        if request.too_long:
+            return self._refuse(request, http.REQUEST_ENTITY_TOO_LARGE, f"a request has at most {MAX_MESSAGE} bytes")
+        body = request.content.read()
+        if not body:
+            return self._refuse(request, http.BAD_REQUEST, "an empty request does not exist")
+        running = _Running(Deferred.fromCoroutine(self._answer(request, body)), request)
+        self.running.add(running)
+        request.notifyFinish().addErrback(lambda _: running.asked.cancel())
+        running.asked.addErrback(lambda _: None)  # the HTTP client has gone
+        running.asked.addBoth(lambda _: self.running.discard(running))
+        return NOT_DONE_YET
+
+    async def _answer(self, request: Any, body: bytes) -> None:
+        try:
+            answer = await self._ask(body)
+        except NoSessionError as problem:
+            status, answer = http.SERVICE_UNAVAILABLE, self._refuse(request, 503, f"no session: {problem}")
+        except TimedOutError as problem:
+            status, answer = http.GATEWAY_TIMEOUT, self._refuse(request, 504, str(problem))
+        except MikanetError as problem:
+            status, answer = http.BAD_GATEWAY, self._refuse(request, 502, str(problem))
+        else:
+            status = http.OK
+            request.setHeader(b"Content-Type", b"application/octet-stream")
+        self._counters.add(f"megaki.gateway.{status}")
+        request.setHeader(b"Content-Length", str(len(answer)).encode())
+        request.write(answer)
+        request.finish()
+
+    def _refuse(self, request: Any, status: int, why: str) -> bytes:
+        request.setResponseCode(status)
+        request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+        return f"{why}\n".encode()
+
+
+class _Running:
+    """A request that is not answered yet."""
+
+    def __init__(self, asked: Deferred[None], request: Any) -> None:
+        self.asked = asked
+        self._request = request
+
+    def abort(self) -> None:
+        """The gateway ends."""
+        self._request.channel.loseConnection()
+        self.asked.cancel()
+
+
+class _BoundedRequest(Request):
+    """A request whose body is thrown away beyond the limit."""
+
+    too_long = False
+    _size = 0
+
+    def gotLength(self, length: int | None) -> None:
+        """The length that the client announces; None if it does not."""
+        self.too_long = length is not None and length > MAX_MESSAGE
+        super().gotLength(0 if self.too_long else length)  # type: ignore[no-untyped-call]  # untyped in Twisted
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Part of the body."""
+        self._size += len(data)
+        self.too_long = self.too_long or self._size > MAX_MESSAGE
+        if not self.too_long:
+            super().handleContentChunk(data)  # type: ignore[no-untyped-call]  # untyped in Twisted
+        elif self._size > _PATIENCE * MAX_MESSAGE:
+            self.loseConnection()  # type: ignore[no-untyped-call]  # untyped in Twisted
+
+
+class GatewaySite(Site):
+    """The site of a gateway."""
+
+    noisy = False
+
+    def __init__(self, reactor: Any, resource: Gateway) -> None:
+        super().__init__(resource, reactor=reactor, requestFactory=_BoundedRequest)  # type: ignore[no-untyped-call]  # untyped in Twisted
+        self.displayTracebacks = False
+
+    def log(self, request: Any) -> None:
+        """No line for each request."""

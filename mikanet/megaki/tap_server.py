@@ -1,0 +1,109 @@
+"""The command line of ``twistd megaki-server``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from twisted.application.service import IService
+from twisted.logger import Logger
+
+from mikanet.crypto import rsa_oaep
+from mikanet.errors import ConfigError
+from mikanet.megaki.arcangelo import WorkerCommand, parse_worker
+from mikanet.megaki.harness import PoolSettings
+from mikanet.megaki.service import MegakiServerSettings, make_server
+from mikanet.service.listening import raise_file_limit
+from mikanet.service.options import ServerOptions, server_endpoint
+from mikanet.service.secret_files import read_private_file, read_secret
+
+_log = Logger()
+
+
+class Options(ServerOptions):
+    """Options of the server."""
+
+    command = "megaki-server"
+    has_users = False
+    synopsis = "[options] --listen ENDPOINT --key FILE --worker php:FILE"
+    longdesc = (
+        "The server of a request and response protocol with a pinned key. Requests are answered by a pool of workers. "
+        "SIGHUP loads the workers' script anew; SIGUSR2 logs figures."
+    )
+
+    optParameters: ClassVar[Sequence[Sequence[object]]] = [
+        ["listen", None, None, "where clients connect, as tcp:6363 (required)"],
+        ["key", None, None, "private key in PEM, as server-private.pem (required; mikanet keygen megaki makes one)"],
+        ["passphrase-file", None, None, "file whose first line is the key's passphrase"],
+        ["worker", None, None, "php:FILE, python:FILE or exec:COMMAND (required)"],
+        ["workers", None, "4", "worker processes"],
+        ["worker-uid", None, None, "user id that workers run as; needs root"],
+        ["worker-memory", None, "256", "MiB of address space of a worker; 0 for no limit"],
+        ["syn-rate", None, "5", "handshakes a second of one network (/24 or /48), bursts of 50; 0 for no limit"],
+        ["request-time", None, "10", "seconds that a worker may take, then it is killed"],
+        ["max-requests", None, "1000", "requests after which a worker is replaced"],
+        ["queue", None, "64", "requests that may wait for a worker"],
+        ["queue-time", None, "10", "seconds that they may wait"],
+        ["slow-time", None, "1", "seconds from which a request is logged as slow"],
+        ["idle-time", None, "60", "seconds that a session may say nothing"],
+    ]
+
+    settings: MegakiServerSettings
+
+    def check(self) -> None:
+        """See :meth:`Options.check`."""
+        from twisted.internet import reactor
+
+        listen = self.required("listen")
+        endpoint = server_endpoint(reactor, "listen", listen)
+        key = self._key()
+        worker = self._worker()
+        state = self.state_folder(listen)
+        self.settings = MegakiServerSettings(
+            listen=listen,
+            endpoint=endpoint,
+            key=key,
+            worker=worker,
+            pool=PoolSettings(
+                size=self.number("workers", 1, 1000),
+                deadline=self.number("request-time", 0.1, 3600, float),
+                queue_length=self.number("queue", 0, 100_000),
+                queue_time=self.number("queue-time", 0.1, 3600, float),
+                max_requests=self.number("max-requests", 1, 10**9),
+                slow_time=self.number("slow-time", 0.001, 3600, float),
+            ),
+            limits=self.limits(),
+            refusal_time=self.refusal_time(state),
+            memory=self.number("memory", 1, 1024 * 1024) * 1024 * 1024,
+            drain_time=self.number("drain-time", 0, 3600, float),
+            idle_time=self.number("idle-time", 1, 86400, float),
+            syn_rate=self.number("syn-rate", 0, 1_000_000, float),
+        )
+
+    def _key(self) -> rsa_oaep.PrivateKey:
+        path = self.required("key")
+        passphrase = None
+        if self["passphrase-file"]:
+            # The passphrase of a key that exists is not ours to judge.
+            passphrase = read_secret(self["passphrase-file"], insecure_ok=True)
+        return rsa_oaep.load_private(read_private_file(path), path, passphrase)
+
+    def _worker(self) -> WorkerCommand:
+        uid = None
+        if self["worker-uid"] is not None:
+            uid = self.number("worker-uid", 0, 2**32 - 2)
+            if os.geteuid() not in (0, uid):
+                raise ConfigError("--worker-uid needs a server that runs as root")
+        memory = self.number("worker-memory", 0, 1024 * 1024) * 1024 * 1024
+        return parse_worker(self.required("worker"), uid, memory)
+
+
+def makeService(options: Options, reactor: Any = None) -> IService:
+    """The service that twistd runs."""
+    if reactor is None:
+        from twisted.internet import reactor
+    raise_file_limit()
+    if os.geteuid() == 0 and options.settings.worker.uid is None:
+        _log.warn("workers run as root: --worker-uid gives them a user of their own")
+    return make_server(reactor, options.settings)

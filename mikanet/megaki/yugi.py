@@ -1,0 +1,390 @@
+"""Yugi ("game", the one that all pieces stand on): connections, timeouts, admission, and failing with grace.
+
+A Protocol/Factory pair around :class:`~mikanet.megaki.yami.ServerYami`. A connection is unverified until its ACK or its
+resumption is good; whatever fails before, and every bad packet after, ends in the one refusal (X2). Requests go to the
+pool, one at a time for each connection.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IPushProducer, ITCPTransport
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mikanet import prompt
+from mikanet.counters import Counters
+from mikanet.crypto.rsa_oaep import PrivateKey
+from mikanet.errors import RemoteProtocolError
+from mikanet.guard.admission import Admission, AdmissionLimits
+from mikanet.guard.deadlines import Deadlines
+from mikanet.guard.refusal import Refusal, Refusals
+from mikanet.megaki.bank import TokenBank
+from mikanet.megaki.exchange import Context
+from mikanet.megaki.harness import WorkerError
+from mikanet.megaki.limits import SYN_BURST, SynRates, network_of
+from mikanet.megaki.wire import MAX_MESSAGE
+from mikanet.megaki.yami import (
+    Established,
+    Event,
+    Reply,
+    Request,
+    ServerYami,
+    State,
+    SynAnswer,
+    SynArrived,
+    answer_syn,
+)
+from mikanet.relay import MemoryBudget
+
+#: Seconds from SYNACK to ACK, and how many may be in between at once; the oldest is given up first (K2).
+HALF_OPEN_TIME, MAX_HALF_OPEN = 10.0, 1024
+
+#: Most bytes that an unverified connection may have waiting, and how many a verified one before reading pauses.
+EARLY_BYTES, HIGH_WATER = 2048, 65536
+
+_log = Logger()
+
+
+class RequestPool(Protocol):
+    """What Yugi needs of Pegasus."""
+
+    def handle(self, context: bytes, request: bytes) -> Deferred[bytes]:
+        """The answer to a request."""
+
+
+class Threads(Protocol):
+    """Where RSA is done."""
+
+    def submit(self, work: Callable[[], Any], done: Callable[[Any], None]) -> bool:
+        """See :class:`mikanet.megaki.limits.RsaThreads`."""
+
+
+@dataclass(frozen=True)
+class YugiConfig:
+    """What a server needs besides its reactor.
+
+    :ivar refusal_time: seconds from accept to the FIN of a refused connection (X2).
+    :ivar idle_time: seconds that a session may say nothing; up to a quarter more pass before it is noticed.
+    :ivar syn_rate: SYNs a second of one network; 0 for no limit.
+    :ivar budget: bytes that unfinished requests may take together (X5).
+    :ivar max_message: most plaintext bytes of a request.
+    """
+
+    key: PrivateKey = field(repr=False)
+    pool: RequestPool
+    threads: Threads
+    refusal_time: float
+    bank: TokenBank = field(default_factory=TokenBank)
+    limits: AdmissionLimits = field(default_factory=AdmissionLimits)
+    counters: Counters = field(default_factory=Counters)
+    budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(512 * 1024 * 1024))
+    random_bytes: Callable[[int], bytes] = os.urandom
+    idle_time: float = 60.0
+    syn_rate: float = 5.0
+    syn_burst: float = SYN_BURST
+    max_message: int = MAX_MESSAGE
+
+
+@implementer(IHalfCloseableProtocol)
+class YugiProtocol(TwistedProtocol):
+    """One connection from a client."""
+
+    factory: YugiFactory
+    transport: Any
+
+    def __init__(self, factory: YugiFactory) -> None:
+        self.factory = factory
+        self._yami: ServerYami
+        self._network = ""
+        self._context = b""
+        self._verified = False
+        self._lost = False
+        self._read_ended = False
+        self._paused = False
+        self._refusal: Refusal | None = None
+        self._refusal_key: int | None = None
+        self._idle_key: int | None = None
+        self._active = 0.0
+        self._held = 0
+
+    def connectionMade(self) -> None:
+        """Start the one clock that every refusal of this connection will run out on."""
+        self.transport.setTcpNoDelay(True)
+        self.transport.setTcpKeepAlive(True)
+        factory, config = self.factory, self.factory.config
+        self._network = network_of(self.transport.getPeer().host)
+        self._yami = ServerYami(config.bank, self._network, config.random_bytes, config.max_message)
+        self._refusal_key = factory.refusals.deadlines.start(self._refusal_time_over)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self._refusal is not None:
+            self._refusal.data_received(len(data))
+            return
+        self._yami.feed(data)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Act on everything that has come."""
+        yami, clock = self._yami, self.factory.reactor
+        try:
+            while self._refusal is None and not self._lost and (event := yami.next_event(clock.seconds())) is not None:
+                self._act(event)
+        except RemoteProtocolError:
+            self._refuse()
+            return
+        waiting = self._hold(yami.buffered)
+        if not self._verified:
+            if yami.state is State.OPENING and waiting > EARLY_BYTES:
+                self._refuse()
+        elif waiting > HIGH_WATER and yami.state is State.HANDLING and not self._paused:
+            self._paused = True
+            cast(IPushProducer, self.transport).pauseProducing()
+
+    def _hold(self, waiting: int) -> int:
+        """Count what waits here; unfinished requests are refused while all together are over the budget."""
+        budget = self.factory.config.budget
+        budget.used += waiting - self._held
+        self._held = waiting
+        if waiting > HIGH_WATER and budget.exhausted:
+            self._count("limit.memory")
+            self.transport.loseConnection()
+        return waiting
+
+    def _act(self, event: Event) -> None:
+        if isinstance(event, Request):
+            self._active = self.factory.reactor.seconds()
+            answer = self.factory.config.pool.handle(self._context, event.plain)
+            answer.addCallbacks(self._answered, self._failed)
+        elif isinstance(event, Established):
+            self._establish(event)
+        elif isinstance(event, SynArrived):
+            self._open_syn(event)
+        elif isinstance(event, Reply):
+            prompt.send(self.transport, event.reply)
+
+    # -- the handshake
+
+    def _open_syn(self, event: SynArrived) -> None:
+        factory, config = self.factory, self.factory.config
+        if not factory.syn_rates.allow(self._network, factory.reactor.seconds()):
+            self._refuse("limit.syn_rate")
+            return
+        has_room = config.bank.has_room(self._network)
+        work = partial(answer_syn, config.key, event.syn, config.random_bytes, has_room)
+        if not config.threads.submit(work, self._syn_opened):
+            self._refuse("limit.syn_queue")
+
+    def _syn_opened(self, result: SynAnswer | Failure) -> None:
+        if self._lost or self._refusal is not None:
+            return
+        if isinstance(result, Failure):
+            if not result.check(RemoteProtocolError):
+                _log.failure("cannot open a SYN", result)
+            self._refuse()
+            return
+        prompt.send(self.transport, self._yami.syn_answered(result))
+        if result.half_open is None:
+            self._count("refused.with_error_code")
+            self.transport.loseConnection()
+            return
+        self.factory.half_opened(self)
+        self._pump()
+
+    def half_open_over(self) -> None:
+        """The ACK did not come in time, or others need the place."""
+        if not self._verified and not self._lost and self._refusal is None:
+            self._yami.forget_half_open()
+            self._refuse("limit.half_open")
+
+    def _establish(self, event: Established) -> None:
+        factory = self.factory
+        factory.half_closed(self)
+        self._cancel_refusal()
+        peer = self.transport.getPeer()
+        if not factory.admission.verify(self, peer.host, factory.reactor.seconds()):
+            self._count("limit.verified")
+            self._leave_bank()
+            self._lost = True  # admission counts it no more
+            factory.connections.discard(self)
+            self.transport.abortConnection()
+            return
+        self._verified = True
+        self._context = Context(peer.host, peer.port, self._yami.token).encode()
+        self._active = factory.reactor.seconds()
+        self._idle_key = factory.idle_deadlines.start(self._look_if_idle)
+        self._count("resumed" if event.resumed else "handshakes")
+        prompt.send(self.transport, event.reply)
+
+    # -- requests
+
+    def _answered(self, answer: bytes) -> None:
+        if self._lost or self._refusal is not None:
+            return
+        self._active = self.factory.reactor.seconds()
+        prompt.send(self.transport, self._yami.respond(answer))
+        if self._yami.spent or self._read_ended or self.factory.draining:
+            self.transport.loseConnection()
+            return
+        if self._paused:
+            self._paused = False
+            cast(IPushProducer, self.transport).resumeProducing()
+        if self._yami.buffered:
+            self._pump()
+
+    def _failed(self, failure: Failure) -> None:
+        """No answer: the document has no packet for that, so the connection is closed at once."""
+        failure.trap(WorkerError)
+        self._count(f"unanswered.{cast(WorkerError, failure.value).failure.name.lower()}")
+        if not self._lost and self._refusal is None:
+            self.transport.loseConnection()
+
+    def _look_if_idle(self) -> None:
+        factory = self.factory
+        self._idle_key = None
+        if self._lost or self._refusal is not None:
+            return
+        quiet = factory.reactor.seconds() - self._active
+        if quiet >= factory.config.idle_time and self._yami.state is not State.HANDLING:
+            self._count("idle")
+            self.transport.loseConnection()
+        else:
+            self._idle_key = factory.idle_deadlines.start(self._look_if_idle)
+
+    # -- refusal
+
+    def _refuse(self, why: str = "") -> None:
+        """Turn the client away; after proof the time counts from now."""
+        self._count(why or ("refused.after_proof" if self._verified else "refused.before_proof"))
+        self.factory.half_closed(self)
+        self._refusal = Refusal(self.factory.refusals, cast(ITCPTransport, self.transport))
+        if self._verified:
+            self._leave_bank()
+            self._refusal_key = self.factory.refusals.deadlines.start(self._refusal_time_over)
+        if self._paused:
+            self._paused = False
+            cast(IPushProducer, self.transport).resumeProducing()
+
+    def _refusal_time_over(self) -> None:
+        self._refusal_key = None
+        if self._refusal is None:
+            self._count("refused.silence")
+            self._refusal = Refusal(self.factory.refusals, cast(ITCPTransport, self.transport))
+            if self._read_ended:
+                self._refusal.end()
+                self._refusal.read_ended()
+                return
+        self._refusal.end()
+
+    def _cancel_refusal(self) -> None:
+        if self._refusal_key is not None:
+            self.factory.refusals.deadlines.cancel(self._refusal_key)
+            self._refusal_key = None
+
+    # -- ends
+
+    def readConnectionLost(self) -> None:
+        """The client's FIN: it still gets the answer that it waits for."""
+        self._read_ended = True
+        if self._refusal is not None:
+            self._refusal.read_ended()
+        elif self._verified and self._yami.state is not State.HANDLING:
+            self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Our own FIN is out."""
+
+    def drain(self) -> None:
+        """The server stops: end now, or after the answer that is on its way."""
+        if self._yami.state is not State.HANDLING or self._refusal is not None:
+            self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """End at once with a reset."""
+        self.transport.abortConnection()
+
+    def _leave_bank(self) -> None:
+        self._yami.close(self.factory.reactor.seconds())
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone; the session stays in the bank."""
+        factory = self.factory
+        self._cancel_refusal()
+        if self._idle_key is not None:
+            factory.idle_deadlines.cancel(self._idle_key)
+        if self._refusal is not None:
+            self._refusal.lost()
+        if self._lost:
+            return
+        self._lost = True
+        self._hold(0)
+        factory.half_closed(self)
+        self._leave_bank()
+        if self._verified:
+            factory.admission.leave_verified()
+        else:
+            factory.admission.leave(self)
+        factory.connections.discard(self)
+
+    def _count(self, what: str) -> None:
+        self.factory.config.counters.add(f"megaki.server.{what}")
+
+
+class YugiFactory(Factory):
+    """Makes and knows the connections of one Megaki server.
+
+    :ivar connections: those that are there now. :ivar draining: whether the server is about to end.
+    """
+
+    noisy = False
+
+    def __init__(self, reactor: Any, config: YugiConfig) -> None:
+        self.reactor = reactor
+        self.config = config
+        self.admission = Admission(config.limits)
+        self.refusals = Refusals(reactor, config.refusal_time)
+        self.idle_deadlines = Deadlines(reactor, max(0.05, config.idle_time / 4))
+        self.syn_rates = SynRates(config.syn_rate, config.syn_burst)
+        self.connections: set[YugiProtocol] = set()
+        self.draining = False
+        self._half_open_deadlines = Deadlines(reactor, HALF_OPEN_TIME)
+        self._half_open: OrderedDict[YugiProtocol, int] = OrderedDict()
+
+    def buildProtocol(self, addr: IAddress | None) -> YugiProtocol | None:  # type: ignore[override]  # Twisted's factory attribute is typed as its own class
+        """A protocol for a new connection; None, which closes it at once, when admission says so (X3)."""
+        protocol = YugiProtocol(self)
+        if not self.admission.admit(protocol, getattr(addr, "host", ""), self.reactor.seconds()):
+            self.config.counters.add("megaki.server.limit.unverified")
+            return None
+        self.connections.add(protocol)
+        return protocol
+
+    def half_opened(self, protocol: YugiProtocol) -> None:
+        """A SYNACK is out; its ACK may take so long, and no longer when others need the place."""
+        if len(self._half_open) >= MAX_HALF_OPEN:
+            oldest = next(iter(self._half_open))
+            oldest.half_open_over()
+        self._half_open[protocol] = self._half_open_deadlines.start(protocol.half_open_over)
+
+    def half_closed(self, protocol: YugiProtocol) -> None:
+        """The handshake is at an end, this way or that."""
+        key = self._half_open.pop(protocol, None)
+        if key is not None:
+            self._half_open_deadlines.cancel(key)
+
+    def drain(self) -> None:
+        """End every connection that waits for nothing; the others after their answer."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.drain()

@@ -1,0 +1,71 @@
+"""``mikanet keygen``."""
+
+from __future__ import annotations
+
+import io
+import stat
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from mikanet.cli import keygen
+from mikanet.crypto import rsa_oaep
+from mikanet.service.secret_files import write_private_file
+
+
+class MegakiTests(SynchronousTestCase):
+    """Keys for Megaki."""
+
+    def setUp(self) -> None:
+        """A folder that is not there yet."""
+        self.folder = Path(self.mktemp())
+        self.out = io.StringIO()
+        self.patch(sys, "stdout", self.out)
+
+    def run_keygen(self, *words: str) -> int:
+        """Parse and run."""
+        options = keygen.Options()
+        options.parseOptions(list(words))
+        return keygen.run(options)
+
+    def test_files(self) -> None:
+        """Three files with one key: the private one readable by its owner alone, both public forms for clients."""
+        self.assertEqual(self.run_keygen("megaki", str(self.folder)), 0)
+        names = ["server-private.pem", "server.pub", "server.cert"]
+        self.assertEqual(self.out.getvalue().split(), [str(self.folder / name) for name in names])
+        private, public, raw = (self.folder / name for name in names)
+        self.assertEqual(stat.S_IMODE(private.stat().st_mode), 0o600)
+        key = rsa_oaep.load_private(private.read_bytes(), "x")
+        self.assertEqual(len(raw.read_bytes()), 260)
+        for file in (public, raw):
+            found = rsa_oaep.load_public(file.read_bytes(), "x")
+            self.assertEqual(found.public_numbers(), key.public_key().public_numbers())
+
+    def test_passphrase(self) -> None:
+        """With a passphrase the private key has the 1,766 bytes that the original reads, wherever the option stands."""
+        secret = Path(self.mktemp())
+        write_private_file(secret, b"a passphrase of some length\n")
+        self.run_keygen("megaki", str(self.folder), "--passphrase-file", str(secret))
+        content = (self.folder / "server-private.pem").read_bytes()
+        self.assertEqual(len(content), 1766)
+        rsa_oaep.load_private(content, "x", b"a passphrase of some length")
+
+    def test_mistakes(self) -> None:
+        """One line each; nothing that is there is replaced."""
+        self.folder.mkdir()
+        (self.folder / "server.pub").write_text("mine")
+        for words in (
+            ["megaki", str(self.folder)],
+            [],
+            ["megaki"],
+            ["mika", "x"],
+            ["megaki", "x", "--what"],
+            ["megaki", "x", "--passphrase-file"],
+            ["megaki", "x", "--passphrase-file=/not/there"],
+        ):
+            with self.assertRaises(SystemExit) as caught:
+                self.run_keygen(*words)
+            self.assertNotIn("\n", str(caught.exception))
+        self.assertEqual((self.folder / "server.pub").read_text(), "mine")
+        self.assertFalse((self.folder / "server-private.pem").exists())

@@ -1,0 +1,60 @@
+"""How workers are called."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from mikanet.errors import ConfigError
+from mikanet.megaki import arcangelo
+from mikanet.megaki.arcangelo import Kind, parse_worker
+
+
+class ParseTests(SynchronousTestCase):
+    """Workers in the user's words."""
+
+    def script(self) -> str:
+        """A file."""
+        path = os.path.abspath(self.mktemp())
+        with open(path, "w") as file:
+            file.write("")
+        return path
+
+    def test_python(self) -> None:
+        """A Python file runs in our shell, in its own folder, behind the launcher with all limits."""
+        path = self.script()
+        command = parse_worker(f"python:{path}", uid=1234)
+        self.assertEqual((command.kind, command.folder, command.is_shell), (Kind.PYTHON, os.path.dirname(path), True))
+        line = command.command_line()
+        self.assertEqual(line[0], sys.executable)
+        self.assertEqual(os.path.basename(line[3]), "launch.py")
+        self.assertEqual(line[4], f"1234,{256 * 1024 * 1024},64,0")
+        self.assertEqual([os.path.basename(each) for each in line[-2:]], ["shell.py", os.path.basename(path)])
+
+    def test_php(self) -> None:
+        """A PHP file runs under php in our shell."""
+        self.patch(arcangelo, "find_program", lambda name: f"/usr/bin/{name}")
+        line = parse_worker(f"php:{self.script()}").command_line()
+        self.assertIn("/usr/bin/php", line)
+        self.assertEqual(line[4], f"-1,{256 * 1024 * 1024},64,0")
+        self.assertTrue(os.path.exists(line[-2]))
+
+    def test_exec(self) -> None:
+        """A command is split as a shell would, and may start processes of its own."""
+        command = parse_worker("exec:cat -u 'a b'", memory=0)
+        self.assertFalse(command.is_shell)
+        self.assertEqual(command.arguments[1:], ["-u", "a b"])
+        self.assertEqual(command.command_line()[4], "-1,0,64,-1")
+
+    def test_environment(self) -> None:
+        """Nothing of our environment reaches a worker but what it needs to find programs and to speak."""
+        self.patch(os, "environ", {"PATH": "/bin", "SECRET": "x", "LANG": "C"})
+        self.assertEqual(parse_worker("exec:/bin/cat").environment(), {"PATH": "/bin", "LANG": "C"})
+
+    def test_mistakes(self) -> None:
+        """Each mistake is one line."""
+        for text in ("", "php", "php:", "perl:x", "php:/not/there", "python:/tmp", "exec:", "exec:'", "exec:no-such-x"):
+            with self.assertRaises(ConfigError, msg=text):
+                parse_worker(text)

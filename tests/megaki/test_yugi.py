@@ -1,0 +1,398 @@
+"""The server's connections in memory: handshakes, requests, floods, and every way to fail."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from mikanet.guard.admission import AdmissionLimits
+from mikanet.guard.refusal import LINGER
+from mikanet.megaki import yugi
+from mikanet.megaki.bank import TokenBank
+from mikanet.megaki.harness import Failure, WorkerError
+from mikanet.megaki.sealing import SavedSession
+from mikanet.megaki.yami import ClientYami, HalfOpen
+from mikanet.relay import MemoryBudget
+from tests.megaki.golden import CLIENT_KEY, ERRORS, HANDSHAKE, SERVER_KEY, packets
+from tests.megaki.memory import REFUSAL_TIME, MemoryServer
+from tests.support.feeding import mutations
+from tests.support.transports import MemoryTransport
+
+PUBLIC = SERVER_KEY.public_key()
+SYN = packets(HANDSHAKE)[0]
+
+
+class YugiTestCase(SynchronousTestCase):
+    """A server in memory."""
+
+    def setUp(self) -> None:
+        """A server and its clock."""
+        self.clock = Clock()
+        self.server = MemoryServer(self.clock)
+
+    def serve(self, **changes: Any) -> None:
+        """Another server."""
+        self.server = MemoryServer(self.clock, **changes)
+
+    def established(self, host: str = "192.0.2.1") -> tuple[ClientYami, MemoryTransport]:
+        """A session over a connection whose client's bytes the test carries."""
+        client, transport = ClientYami(os.urandom), self.server.raw(host)
+        transport.receive(client.connect(PUBLIC, CLIENT_KEY))
+        self.carry(client, transport)
+        return client, transport
+
+    def carry(self, client: ClientYami, transport: MemoryTransport) -> list[Any]:
+        """The server's bytes to the client and back, until nothing moves; what the client saw."""
+        seen = []
+        while transport.written:
+            written, transport.written = b"".join(transport.written), []
+            client.feed(written)
+            while (event := client.next_event()) is not None:
+                if getattr(event, "reply", b""):
+                    transport.receive(event.reply)
+                seen.append(event)
+        return seen
+
+    def counted(self, name: str) -> int:
+        """A counter."""
+        return self.server.config.counters[f"megaki.server.{name}"]
+
+    def assert_refused(self, transport: MemoryTransport, since: float) -> None:
+        """Nothing is answered, everything is read, and the FIN comes at the refusal's time, whatever comes meanwhile."""
+        self.assertFalse(transport.closed or transport.aborted or transport.fin)
+        transport.receive(random.Random(1).randbytes(2000))
+        transport.receive_fin()
+        self.clock.advance(since + REFUSAL_TIME - self.clock.seconds() - 0.01)
+        self.assertFalse(transport.closed or transport.aborted or transport.fin)
+        self.clock.advance(0.02)
+        self.assertTrue(transport.fin)
+        self.assertEqual(transport.bytes_written, b"")
+
+
+class SessionTests(YugiTestCase):
+    """What works."""
+
+    def test_request(self) -> None:
+        """A request reaches the pool with its client's address, port and token, and its answer the client."""
+        session = self.server.session()
+        done = session.send_message(b"hello")
+        self.server.pump()
+        ((context, request, answer),) = self.server.pool.asked
+        self.assertEqual(request, b"hello")
+        self.assertEqual(context.hex(), "0200d431c0000201" + "00" * 8 + session.saved.token.hex())
+        answer.callback(b"world")
+        self.server.pump()
+        self.assertEqual(self.successResultOf(done), b"world")
+        self.assertTrue(self.server.wires[0].far.no_delay)
+
+    def test_byte_by_byte(self) -> None:
+        """Everything works with one byte at a time."""
+        client, transport = ClientYami(os.urandom), self.server.raw()
+        for byte in client.connect(PUBLIC, CLIENT_KEY):
+            transport.receive(bytes([byte]))
+        self.carry(client, transport)
+        for byte in client.send_message(b"q"):
+            transport.receive(bytes([byte]))
+        self.assertEqual(self.server.pool.asked[0][1], b"q")
+
+    def test_resume(self) -> None:
+        """A session goes on over a new connection, without threads; an unknown one becomes a new session there."""
+        client = self.server.client()
+        session = self.server.session(client)
+        saved = session.saved
+        session.close()
+        self.server.pump()
+        self.server.threads.full = True
+        opening = client.resume(saved)
+        self.server.pump()
+        again = self.successResultOf(opening)
+        self.assertTrue(again.resumed)
+        self.assertEqual(again.saved.token, saved.token)
+        self.server.threads.full = False
+        opening = client.resume(SavedSession(os.urandom(16), os.urandom(32)))
+        self.server.pump()
+        self.assertFalse(self.successResultOf(opening).resumed)
+        self.assertEqual((self.counted("handshakes"), self.counted("resumed")), (2, 1))
+
+    def test_one_at_a_time(self) -> None:
+        """Of two requests in one read the second is begun when the first is answered."""
+        client, transport = self.established()
+        first = client.send_message(b"1")
+        client.state = type(client.state).READY
+        transport.receive(first + client.send_message(b"2"))
+        self.assertEqual(len(self.server.pool.asked), 1)
+        self.server.pool.asked[0][2].callback(b"one")
+        self.assertEqual(self.server.pool.asked[1][1], b"2")
+
+    def test_back_pressure(self) -> None:
+        """Reading pauses while a request is handled and too much waits behind it."""
+        client, transport = self.established()
+        transport.receive(client.send_message(b"1"))
+        client.state = type(client.state).READY
+        transport.receive(client.send_message(bytes(100_000)))
+        self.assertFalse(transport.reading)
+        self.server.pool.asked[0][2].callback(b"one")
+        self.assertTrue(transport.reading)
+
+    def test_spent_key(self) -> None:
+        """After the last request of a key the server answers, then closes; the session resumes (K4)."""
+        client, transport = self.established()
+        protocol = transport.protocol
+        protocol._yami._key._seen.update(number.to_bytes(8) for number in range(8190))
+        transport.receive(client.send_message(b"last"))
+        self.server.pool.asked[0][2].callback(b"answer")
+        self.assertEqual(self.carry(client, transport)[-1].plain, b"answer")
+        self.assertTrue(transport.closed)
+
+    def test_fin_after_a_request(self) -> None:
+        """A client that ends its direction after a request gets the answer, then the end."""
+        client, transport = self.established()
+        transport.receive(client.send_message(b"q"))
+        transport.receive_fin()
+        self.assertFalse(transport.closed)
+        self.server.pool.asked[0][2].callback(b"a")
+        self.assertEqual(self.carry(client, transport)[-1].plain, b"a")
+        self.assertTrue(transport.closed)
+
+    def test_idle(self) -> None:
+        """A silent session is closed after its idle time; one that is being served is not."""
+        client, transport = self.established()
+        _, other = self.established()
+        transport.receive(client.send_message(b"q"))
+        for _ in range(7):
+            self.clock.advance(15)
+        self.assertTrue(other.closed)
+        self.assertFalse(transport.closed)
+
+    def test_drain(self) -> None:
+        """At the end of the server idle sessions are closed, and one that waits for an answer gets it first."""
+        client, transport = self.established()
+        _, idle = self.established()
+        transport.receive(client.send_message(b"q"))
+        self.server.factory.drain()
+        self.assertTrue(idle.closed)
+        self.assertFalse(transport.closed)
+        self.server.pool.asked[0][2].callback(b"a")
+        self.assertTrue(transport.closed)
+
+    def test_books(self) -> None:
+        """When all connections are gone nothing of them is left but the sessions in the bank."""
+        transports = [self.established()[1], self.server.raw(), self.server.raw()]
+        transports[1].receive(SYN)
+        transports[2].receive(b"junk")
+        for transport in transports:
+            transport.lose()
+        factory = self.server.factory
+        self.assertEqual(len(factory.connections), 0)
+        self.assertEqual((factory.admission.verified, factory.admission.unverified), (0, 0))
+        self.assertEqual(self.server.config.budget.used, 0)
+        self.assertEqual(len(self.server.config.bank), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class FailureTests(YugiTestCase):
+    """What fails after the session stands."""
+
+    def test_no_answer(self) -> None:
+        """Whatever goes wrong with a worker, the client learns of it at once by the end of the connection."""
+        for failure in Failure:
+            client, transport = self.established()
+            transport.receive(client.send_message(b"q"))
+            self.server.pool.asked.pop()[2].errback(WorkerError(failure))
+            self.assertTrue(transport.closed)
+            self.assertEqual(self.counted(f"unanswered.{failure.name.lower()}"), 1)
+
+    def test_answer_for_a_client_that_left(self) -> None:
+        """An answer whose client is gone is dropped."""
+        client, transport = self.established()
+        transport.receive(client.send_message(b"q"))
+        transport.lose()
+        self.server.pool.asked[0][2].callback(b"a")
+        self.server.pool.asked.clear()
+
+    def test_replay_reflection_and_flips(self) -> None:
+        """After proof a replayed, reflected, retyped or changed packet ends in the refusal, counted from then."""
+        for forge in (
+            lambda request, answer: request,
+            lambda request, answer: answer,
+            lambda request, answer: request[:5] + b"\5" + request[6:],
+            lambda request, answer: request[:-1] + bytes([request[-1] ^ 1]),
+            lambda request, answer: SYN,
+        ):
+            client, transport = self.established()
+            self.clock.advance(3)
+            request = client.send_message(bytes(32))
+            transport.receive(request)
+            self.server.pool.asked.pop()[2].callback(bytes(32))
+            answer, transport.written = b"".join(transport.written), []
+            transport.receive(forge(request, answer))
+            self.assert_refused(transport, self.clock.seconds())
+            self.assertEqual(self.server.pool.asked, [])
+
+    def test_old_answer_after_refusal(self) -> None:
+        """An answer that comes while the client is being turned away is not sent."""
+        client, transport = self.established()
+        request = client.send_message(b"q")
+        transport.receive(request + request)
+        answer = self.server.pool.asked[0][2]
+        transport.protocol._refuse()
+        answer.callback(b"a")
+        self.assertEqual(transport.bytes_written, b"")
+
+    def test_memory(self) -> None:
+        """When unfinished requests fill the budget, further ones are cut off; small ones go on."""
+        self.serve(budget=MemoryBudget(150_000))
+        small, light = self.established()
+        big = []
+        for _ in range(3):
+            client, transport = self.established()
+            transport.receive(client.send_message(bytes(200_000))[:100_000])
+            big.append(transport)
+        self.assertEqual([transport.closed for transport in big], [False, True, True])
+        light.receive(small.send_message(b"q"))
+        self.assertEqual(self.server.pool.asked[0][1], b"q")
+
+
+class RefusalTests(YugiTestCase):
+    """What fails before the session stands."""
+
+    def test_all_the_same(self) -> None:
+        """Silence, noise, a bad SYN, a wrong packet, a bad ACK: no answer, and a FIN at the same time."""
+        flipped = SYN[:40] + bytes([SYN[40] ^ 1]) + SYN[41:]
+        for data in (b"", b"GET / HTTP/1.1\r\n\r\n", flipped, packets(HANDSHAKE)[2], SYN[:549] + b"\0"):
+            transport, since = self.server.raw(), self.clock.seconds()
+            if data:
+                transport.receive(data)
+            self.assert_refused(transport, since)
+            transport.settle()
+            self.clock.advance(LINGER)
+        client, transport = ClientYami(os.urandom), self.server.raw()
+        since = self.clock.seconds()
+        transport.receive(client.connect(PUBLIC, CLIENT_KEY))
+        client.feed(b"".join(transport.written))
+        transport.written = []
+        ack = getattr(client.next_event(), "reply")  # noqa: B009 - a Reply
+        transport.receive(ack[:-1] + bytes([ack[-1] ^ 1]))
+        self.assert_refused(transport, since)
+
+    def test_mutations(self) -> None:
+        """Mutated handshakes get nothing but a SYNACK or REQ_REHS, and never an exception."""
+        golden = [SYN, packets(HANDSHAKE)[2], packets(ERRORS[1])[0]]
+        for data in mutations(golden, 300, seed=12):
+            transport = self.server.raw()
+            transport.receive(data)
+            self.assertIn(len(transport.bytes_written), (0, 6, 310))
+            transport.lose()
+
+    def test_another_version(self) -> None:
+        """A SYN of another version gets its error, then the connection is closed."""
+        transport = self.server.raw()
+        transport.receive(packets(ERRORS[0])[0])
+        self.assertEqual(len(transport.bytes_written), 310)
+        self.assertTrue(transport.closed)
+
+    def test_early_bytes(self) -> None:
+        """While a SYN is being opened at most 2 KiB are kept; more is refused."""
+        self.server.threads.hold = True
+        transport = self.server.raw()
+        transport.receive(SYN)
+        transport.receive(bytes(yugi.EARLY_BYTES + 1))
+        self.assertEqual(self.counted("refused.before_proof"), 1)
+        self.server.threads.release()
+        self.assertEqual(transport.bytes_written, b"")
+
+    def test_busy_threads(self) -> None:
+        """When too many SYNs wait for a thread, the newest is turned away."""
+        self.server.threads.full = True
+        transport = self.server.raw()
+        transport.receive(SYN)
+        self.assertEqual(self.counted("limit.syn_queue"), 1)
+        self.assert_refused(transport, 0.0)
+
+    def test_gone_meanwhile(self) -> None:
+        """A client that leaves while its SYN is being opened is no trouble."""
+        self.server.threads.hold = True
+        transport = self.server.raw()
+        transport.receive(SYN)
+        transport.lose()
+        self.server.threads.release()
+        self.assertEqual(transport.bytes_written, b"")
+
+    def test_ack_too_late(self) -> None:
+        """An ACK more than 10 s after its SYNACK is refused."""
+        client, transport = ClientYami(os.urandom), self.server.raw()
+        transport.receive(client.connect(PUBLIC, CLIENT_KEY))
+        self.clock.advance(yugi.HALF_OPEN_TIME)
+        transport.written.clear()
+        self.assertEqual(self.counted("limit.half_open"), 1)
+        self.assert_refused(transport, 0.0)
+
+    def test_no_room_for_more(self) -> None:
+        """Over the cap of verified connections a client is reset; a full bank answers with an error code."""
+        self.serve(limits=AdmissionLimits(connections=1))
+        self.established()
+        _, transport = self.established()
+        self.assertTrue(transport.aborted)
+        self.assertEqual(self.counted("limit.verified"), 1)
+        self.serve(bank=TokenBank(capacity=1))
+        self.established()
+        transport = self.server.raw()
+        transport.receive(SYN)
+        self.assertTrue(transport.closed)
+        self.assertEqual(self.counted("refused.with_error_code"), 1)
+
+
+class FloodTests(YugiTestCase):
+    """Strangers by the thousand."""
+
+    def test_syn_flood(self) -> None:
+        """10,000 SYNs from one /24 cost 50 RSA operations and not one session its answer; another network connects."""
+        client, transport = self.established("198.51.100.7")
+        for number in range(10_000):
+            stranger = self.server.raw(f"192.0.2.{number % 250}")
+            stranger.receive(SYN)
+            stranger.lose()
+        self.assertEqual(self.counted("limit.syn_rate"), 9950)
+        transport.receive(client.send_message(b"q"))
+        self.server.pool.asked[0][2].callback(b"a")
+        self.assertEqual(self.carry(client, transport)[-1].plain, b"a")
+        self.established("203.0.113.9")
+        self.assertEqual(len(self.server.config.bank), 2)
+
+    def test_half_handshakes(self) -> None:
+        """2,500 handshakes left half done take no place in the bank, and 30 clients get through at once."""
+        self.serve(syn_rate=0, limits=AdmissionLimits(unverified=10_000))
+        synack = b"x" * 310
+        self.patch(yugi, "answer_syn", lambda *_: yugi.SynAnswer(synack, half_open()))
+        strangers = [self.server.raw(f"10.{number // 250}.{number % 250}.1") for number in range(2500)]
+        for stranger in strangers:
+            stranger.receive(SYN)
+        self.assertEqual(len(self.server.factory._half_open), yugi.MAX_HALF_OPEN)
+        self.assertEqual(self.counted("limit.half_open"), 2500 - yugi.MAX_HALF_OPEN)
+        self.patch(yugi, "answer_syn", REAL_ANSWER)
+        for number in range(30):
+            client, transport = self.established(f"198.51.100.{number}")
+            transport.receive(client.send_message(b"q"))
+            self.server.pool.asked.pop()[2].callback(b"a")
+            self.assertEqual(self.carry(client, transport)[-1].plain, b"a")
+        self.assertEqual(len(self.server.config.bank), 30)
+
+    def test_admission(self) -> None:
+        """Unverified connections of one address stop at their cap; the door stays open to others."""
+        for _ in range(32):
+            self.server.raw("192.0.2.5")
+        self.clock.advance(3)
+        self.assertTrue(self.server.raw("192.0.2.5").closed)
+        self.assertFalse(self.server.raw("192.0.2.6").closed)
+
+
+REAL_ANSWER = yugi.answer_syn
+
+
+def half_open() -> Any:
+    """What is kept of a handshake."""
+    return HalfOpen(os.urandom(16), os.urandom(32), os.urandom(32))
