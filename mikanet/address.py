@@ -63,6 +63,8 @@ def parse_address(text: str) -> Address:
         raise ConfigError(f"{text!r}: write an IPv6 address in brackets, as in [2001:db8::1]:80")
     if not separator or not host:
         raise ConfigError(f"{text!r} is not HOST:PORT")
-    if len(host.encode("utf-8")) > MAX_HOST_LENGTH:
+    if not host.isprintable() or " " in host:
+        raise ConfigError(f"{host!r} is no host name")
+    if len(host.encode("utf-8", "replace")) > MAX_HOST_LENGTH:
         raise ConfigError(f"{host[:20]!r}... is longer than a host name can be")
     return Address(host, parse_port(port))

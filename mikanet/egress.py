@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -33,6 +34,11 @@ from mikanet.address import Address, IPAddress, parse_ip, parse_port
 from mikanet.dial import CONNECT_TIMEOUT, Dialer
 from mikanet.errors import ConfigError, DestinationError, Reason
 
+#: Special-purpose networks (RFC 6890 and its registries) that some versions of Python take for public.
+_SPECIAL = tuple(
+    ipaddress.ip_network(text)
+    for text in ("192.0.0.0/24", "192.88.99.0/24", "100::/64", "2001::/23", "3fff::/20", "5f00::/16", "fec0::/10")
+)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -95,7 +101,7 @@ def unwrap(ip: IPAddress) -> IPAddress:
 
 @dataclass(frozen=True, slots=True)
 class EgressPolicy:
-    """Who may be reached: own listening ports never, then deny rules, then allow rules, then public addresses only.
+    """Who may be reached: own listening ports never, then deny rules, then allow rules, then others' public addresses.
 
     :ivar own_ports: ports on which this server listens; on an address of this machine they are always refused.
     :ivar is_own: tells whether an address belongs to this machine.
@@ -104,7 +110,7 @@ class EgressPolicy:
     allow: tuple[Rule, ...] = ()
     deny: tuple[Rule, ...] = ()
     own_ports: frozenset[int] = frozenset()
-    is_own: Callable[[IPAddress], bool] = lambda _: True
+    is_own: Callable[[IPAddress], bool] = lambda _: False
 
     def permits(self, ip: IPAddress, port: int) -> bool:
         """Whether a connection to ``ip`` and ``port`` may be opened."""
@@ -114,9 +120,11 @@ class EgressPolicy:
         candidates = (ip,) if inner is ip else (ip, inner)
         if any(rule.matches(each, port) for rule in self.deny for each in candidates):
             return False
-        if any(rule.matches(each, port) for rule in self.allow for each in candidates):
+        # What leads to an IPv4 address is allowed by rules about that address: ::/0 does not open 127.0.0.1.
+        if any(rule.matches(inner, port) for rule in self.allow):
             return True
-        return _is_public(inner)
+        # An own address is reached over the loopback interface, past whatever guards the others.
+        return _is_public(inner) and not self.is_own(inner)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -124,13 +132,19 @@ def _is_public(ip: IPAddress) -> bool:
     """Whether an address is a public one of a single host."""
     if isinstance(ip, ipaddress.IPv6Address) and ip.is_site_local:
         return False  # fec0::/10 was the private range before fc00::/7, and some sites never changed
+    if any(ip in network for network in _SPECIAL if network.version == ip.version):
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
 def is_own_address(ip: IPAddress) -> bool:
-    """Whether ``ip`` is one of this machine's: only such an address can be bound."""
-    if ip.is_loopback:
-        return True
+    """Whether ``ip`` is one of this machine's, as of the last half minute."""
+    return ip.is_loopback or _can_bind(ip, int(time.monotonic() // 30))
+
+
+@functools.lru_cache(maxsize=4096)
+def _can_bind(ip: IPAddress, _: int) -> bool:
+    """Only an own address can be bound. The second argument makes the answer be asked for anew from time to time."""
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -127,16 +127,25 @@ class ObfsHttpParser:
     prefix = "obfs-http"
 
     def parseStreamClient(  # type: ignore[override]  # arguments are those of the string
-        self, reactor: Any, endpoint: str, url: str = "http://www.example.com/"
+        self, reactor: Any, endpoint: str = "", *rest: str, url: str = "http://www.example.com/", **options: str
     ) -> IStreamClientEndpoint:
         """A client endpoint."""
+        self._check(endpoint, rest, "obfs-http:tcp\\:HOST\\:8388")
+        _no_more(self.prefix, options)
         return obfs_http_client(clientFromString(reactor, endpoint), url)
 
     def parseStreamServer(  # type: ignore[override]  # arguments are those of the string
-        self, reactor: Any, endpoint: str
+        self, reactor: Any, endpoint: str = "", *rest: str, **options: str
     ) -> IStreamServerEndpoint:
         """A server endpoint."""
+        self._check(endpoint, rest, "obfs-http:tcp\\:8388")
+        _no_more(self.prefix, options)
         return obfs_http_server(serverFromString(reactor, endpoint))
+
+    @staticmethod
+    def _check(endpoint: str, rest: tuple[str, ...], example: str) -> None:
+        if not endpoint or rest:
+            raise ConfigError(f"obfs-http: takes one endpoint, with its colons escaped: {example}")
 
 
 @implementer(IPlugin, IStreamClientEndpointStringParserWithReactor, IStreamServerEndpointStringParser)

@@ -32,6 +32,7 @@ def _idle(transport: Any) -> bool:
         and transport.connected
         and not transport.TLS
         and not transport.disconnecting
+        and not transport._aborting
         and not transport._writeDisconnecting
     )
 

@@ -121,7 +121,7 @@ class RelayEnd(Protocol):
             return
         transport = self.transport
         # A transport without half-close (TLS) keeps the other direction alive and ends when that one does.
-        if transport is not None and _can_half_close(transport):
+        if transport is not None and can_half_close(transport):
             _unregister(transport)
             prompt.end_writing(transport)
         self._write_ended = True
@@ -190,7 +190,7 @@ def join(first: RelayEnd, second: RelayEnd) -> None:
     first.peer, second.peer = second, first
     for source, sink in ((first, second), (second, first)):
         assert sink.transport is not None
-        _set_crash_reset(sink.transport, True)
+        set_crash_reset(sink.transport, True)
         early = source.take_early()
         if early:
             sink.send(early)
@@ -213,27 +213,31 @@ def _is_tls(transport: ITransport) -> bool:
     return not prompt.is_plain(transport) and ISSLTransport.providedBy(transport)
 
 
-def _can_half_close(transport: ITransport) -> bool:
-    return hasattr(transport, "loseWriteConnection") and not _is_tls(transport)
+def can_half_close(transport: ITransport) -> bool:
+    """Whether one direction of it can be ended alone."""
+    if not hasattr(transport, "loseWriteConnection") or _is_tls(transport):
+        return False
+    return bool(getattr(transport, "can_half_close", True))
 
 
 def _end_cleanly(transport: ITransport) -> None:
     _unregister(transport)
-    _set_crash_reset(transport, False)
-    if _can_half_close(transport):
+    set_crash_reset(transport, False)
+    if can_half_close(transport):
         prompt.end_writing(transport)
     transport.loseConnection()
 
 
-def _set_crash_reset(transport: ITransport, on: bool) -> None:
+def set_crash_reset(transport: ITransport, on: bool) -> None:
     """Make the kernel end a socket with a reset if this process dies, as the stream on it would then be cut.
 
     A lingering time of zero does that; it is taken back before a clean close, which would otherwise reset as well.
     Transports that are no sockets have ends of their own.
     """
     get_handle = getattr(transport, "getHandle", None)
-    if get_handle is not None and not _is_tls(transport):
-        get_handle().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ON if on else _LINGER_OFF)
+    handle = get_handle() if get_handle is not None and not _is_tls(transport) else None
+    if handle is not None:
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ON if on else _LINGER_OFF)
 
 
 _LINGER_ON, _LINGER_OFF = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)

@@ -28,10 +28,11 @@ INNER = (
     "169.254.0.1", "169.254.169.254", "100.64.0.1", "100.127.255.254",
     "224.0.0.1", "239.255.255.250", "255.255.255.255", "240.0.0.1", "192.0.0.1", "198.18.0.1", "192.0.2.1",
     "127.0.0.53", "10.10.10.10", "172.20.0.1", "192.168.100.1", "169.254.1.1",
+    "192.0.0.8", "192.88.99.1",
 )  # fmt: skip
 
 INNER6 = (
-    "::", "::1", "fe80::1", "febf::1", "fc00::1", "fd12:3456::1", "ff02::1", "ff0e::1", "2001:db8::1", "fec0::1",
+    "::", "::1", "fe80::1", "febf::1", "fc00::1", "fd12:3456::1", "ff02::1", "ff0e::1", "2001:db8::1", "fec0::1", "100::1", "2001:2::1", "3fff::1", "5f00::1",
 )  # fmt: skip
 
 
@@ -103,6 +104,24 @@ class PolicyTests(SynchronousTestCase):
             self.assertFalse(policy.permits(ipaddress.ip_address(text), 8388), text)
             self.assertTrue(policy.permits(ipaddress.ip_address(text), 8389), text)
         self.assertTrue(policy.permits(ipaddress.ip_address("203.0.113.6"), 8388))
+
+    def test_own_public_address(self) -> None:
+        """A public address of this machine is reached past its firewall, so it takes a rule to open it."""
+        own = {"is_own": lambda ip: str(ip) == "8.8.8.8"}
+        for text in ("8.8.8.8", "::ffff:8.8.8.8"):
+            self.assertFalse(EgressPolicy(**own).permits(ipaddress.ip_address(text), 6379))
+            allowed = EgressPolicy(allow=(parse_rule("8.8.8.8:443"),), **own)
+            self.assertTrue(allowed.permits(ipaddress.ip_address(text), 443))
+            self.assertFalse(allowed.permits(ipaddress.ip_address(text), 6379))
+        self.assertTrue(EgressPolicy(**own).permits(ipaddress.ip_address("8.8.4.4"), 6379))
+
+    def test_ipv6_rules_open_no_ipv4(self) -> None:
+        """``::/0`` allows IPv6 targets, not IPv4 ones in IPv6 clothes; denying it denies those as well."""
+        everything = (parse_rule("::/0"),)
+        for form in wrapped("127.0.0.1"):
+            self.assertFalse(EgressPolicy(allow=everything).permits(ipaddress.ip_address(form), 80), form)
+        self.assertTrue(EgressPolicy(allow=everything).permits(ipaddress.ip_address("::1"), 80))
+        self.assertFalse(EgressPolicy(deny=everything).permits(ipaddress.ip_address("::ffff:8.8.8.8"), 80))
 
     def test_own_addresses_of_this_machine(self) -> None:
         """Loopback is this machine's, a documentation address is not."""

@@ -21,7 +21,7 @@ class AddressTests(SynchronousTestCase):
     def test_mistakes(self) -> None:
         """Everything else is refused in one line."""
         for text in ("", "host", "host:", ":80", "host:0", "host:65536", "host:+1", "host: 1", "host:1e3", "host:\u0661",
-                     "2001:db8::1:80", "[host]:80", "[::1]", "[::1]80", "x" * 256 + ":80"):  # fmt: skip
+                     "2001:db8::1:80", "[host]:80", "[::1]", "[::1]80", "x" * 256 + ":80", "a b:80", "a\tb:80"):  # fmt: skip
             with self.assertRaises(ConfigError, msg=text) as caught:
                 parse_address(text)
             self.assertNotIn("\n", str(caught.exception))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -24,6 +24,7 @@ from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
     IPushProducer,
+    ISSLTransport,
     IStreamClientEndpoint,
     IStreamServerEndpoint,
     ITCPTransport,
@@ -169,6 +170,21 @@ class Filter:
         """End our direction only."""
         if self.transport is not None:
             self.transport.loseWriteConnection()
+
+    @property
+    def can_half_close(self) -> bool:
+        """Whether the lower side can end our direction alone. TLS cannot, though its transports have the method."""
+        lower = self.transport
+        if lower is None or ISSLTransport.providedBy(lower):
+            return False
+        return bool(getattr(lower, "can_half_close", True)) and hasattr(lower, "loseWriteConnection")
+
+    def getHandle(self) -> Any:
+        """The socket below, None where there is none that could be used without what stands on it."""
+        lower = self.transport
+        if lower is None or ISSLTransport.providedBy(lower) or not hasattr(lower, "getHandle"):
+            return None
+        return lower.getHandle()
 
     def getPeer(self) -> IAddress:
         """The lower transport's peer."""

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint, IStrea
 from mikanet.errors import ConfigError
 from mikanet.filters.base import Filter, FilterClientEndpoint, FilterServerEndpoint
 
-#: Longest head that is looked through, in bytes; what comes after that much without an empty line is thrown away (X3).
+#: Longest head, in bytes (X3). What comes after that much without an empty line is taken for what should follow a head.
 MAX_HEAD = 2048
 
 _END = b"\r\n\r\n"
@@ -54,14 +54,18 @@ class _ObfsHttp(Filter):
             return
         head = self._head
         before = len(head)
-        # More is never kept: an endless head is read on and thrown away, so that it is refused like any other input.
         head += data[: MAX_HEAD - before]
         found = head.find(_END, max(0, before - len(_END) + 1))
         if found >= 0:
-            self._head = None
             rest = data[found + len(_END) - before :]
-            if rest:
-                self.upper.dataReceived(rest)
+        elif len(head) == MAX_HEAD:
+            # No head: what follows goes up, where it is refused like any other input, and at the same pace.
+            rest = data[MAX_HEAD - before :]
+        else:
+            return
+        self._head = None
+        if rest:
+            self.upper.dataReceived(rest)
 
 
 class ObfsHttpClient(_ObfsHttp):

@@ -255,6 +255,8 @@ class UdpAssociation(DatagramProtocol):
     :param client_port: the announced port, or 0.
     """
 
+    noisy = False
+
     def __init__(self, tunnel: ITunnel, settings: DoorSettings, client_host: str, client_port: int) -> None:
         self._tunnel = tunnel
         self._counters = settings.counters

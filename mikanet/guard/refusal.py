@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import cast
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
 
 from mikanet.guard.deadlines import Deadlines
 
@@ -19,6 +21,10 @@ PACE = 65536
 
 #: How long, in seconds, input is still read after our FIN, so that a slow FIN is not overtaken by a reset.
 LINGER = 5.0
+
+#: The same for a connection that is not let in at all (X3), and how many of those may linger at a time.
+TURN_AWAY_LINGER = 0.5
+MAX_TURNED_AWAY = 512
 
 
 class Refusals:
@@ -33,6 +39,36 @@ class Refusals:
         #: From accept to the FIN; every connection starts one.
         self.deadlines = Deadlines(clock, refusal_time)
         self.lingering = Deadlines(clock, LINGER)
+        self._turned_away = Deadlines(clock, TURN_AWAY_LINGER)
+
+    def turn_away(self) -> Protocol | None:
+        """A protocol for a connection that may not come in: a FIN at once, whatever the peer has sent already (X3).
+
+        None when too many of those are still lingering; the reactor then just closes, with a reset if there are unread
+        bytes.
+        """
+        return TurnedAway(self._turned_away) if len(self._turned_away) < MAX_TURNED_AWAY else None
+
+
+class TurnedAway(Protocol):
+    """Sends a FIN, drops what comes, and closes soon: closing over unread bytes would be a reset."""
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
+        self._key = -1
+
+    def connectionMade(self) -> None:
+        """Send the FIN."""
+        transport = cast(ITCPTransport, self.transport)
+        if hasattr(transport, "loseWriteConnection"):
+            transport.loseWriteConnection()
+            self._key = self._deadlines.start(transport.loseConnection)
+        else:
+            transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The peer went first, or the time was over."""
+        self._deadlines.cancel(self._key)
 
 
 class Refusal:

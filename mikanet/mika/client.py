@@ -33,6 +33,7 @@ from mikanet.guard.deadlines import Deadlines
 from mikanet.interfaces import IPacketTransport, ITunnel
 from mikanet.mika.session import ClientSession, Keys, Profile
 from mikanet.mika.wire import IV_SIZE, MAX_DATAGRAM, Header, Kind
+from mikanet.wire.socks import encode_address
 
 #: A server that accepts connections and sends nothing for this long, in seconds, is suspicious.
 SILENCE_TIME = 10.0
@@ -338,6 +339,8 @@ class MikaTunnel:
 
     def _endpoint(self, make: type[_MikaClient], kind: Kind, destination: Address | None) -> IStreamClientEndpoint:
         config, health = self._config, self.health
+        if destination is not None:
+            encode_address(destination)  # a host that no header can carry is refused before a connection is made
 
         def make_filter(upper: IProtocol) -> Filter:
             config.counters.add("mika.client.connections")

@@ -14,7 +14,7 @@ from typing import Any, cast
 from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IConsumer, IProtocol
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -31,7 +31,7 @@ from mikanet.mika.http_target import HttpTarget
 from mikanet.mika.session import Keys, Profile, ServerSession
 from mikanet.mika.udp_target import UdpTarget
 from mikanet.mika.wire import Header, Kind
-from mikanet.relay import MemoryBudget, RelayEnd, join
+from mikanet.relay import MemoryBudget, RelayEnd, can_half_close, join, set_crash_reset
 
 #: How long, in seconds, a chunk may stay unfinished (M4).
 CHUNK_TIME = 30.0
@@ -95,12 +95,14 @@ class MikaServerProtocol(RelayEnd):
         try:
             payloads = session.receive(data)
         except RemoteProtocolError as refused:
-            self._refuse(refused)
+            # A header and a bad chunk in one piece are no other case than in two.
+            if session.header is None or self._verified or self._prove():
+                self._refuse(refused)
             return
         if not self._verified:
             if session.header is None:
                 return
-            if not self._accept(session.header):
+            if not self._prove() or not self._accept(session.header):
                 return
         if payloads:
             self._deliver(payloads)
@@ -111,7 +113,8 @@ class MikaServerProtocol(RelayEnd):
 
     # -- a verified request
 
-    def _accept(self, header: Header) -> bool:
+    def _prove(self) -> bool:
+        """The client has shown that it knows the password: count it among those."""
         factory = self.factory
         self._cancel_refusal()
         if not factory.admission.verify(self, self._host, factory.reactor.seconds()):
@@ -119,6 +122,15 @@ class MikaServerProtocol(RelayEnd):
             self.abort()
             return False
         self._verified = True
+        factory.verified.add(self)
+        # From here on the client takes our end for the end of a response, so our death must be a reset, even before a
+        # target is joined, which does the same.
+        assert self.transport is not None
+        set_crash_reset(self.transport, True)
+        return True
+
+    def _accept(self, header: Header) -> bool:
+        factory = self.factory
         if factory.config.budget.exhausted:
             self._fail_target(Failure(DestinationError(Reason.LIMIT)))
             return False
@@ -174,7 +186,7 @@ class MikaServerProtocol(RelayEnd):
         self.abort()
 
     def _http_time_over(self) -> None:
-        if self._http is not None:
+        if self._http is not None and self._refusal is None:
             self.abort()
 
     def _client_ended(self) -> None:
@@ -190,6 +202,15 @@ class MikaServerProtocol(RelayEnd):
         """Bytes from the target."""
         if self.transport is not None and self._refusal is None:
             prompt.send(self.transport, self._session.send(data))
+
+    def end_writing(self) -> None:
+        """The target sends no more. Over a link that cannot say so alone (TLS), the whole connection ends."""
+        if self.transport is not None and not can_half_close(self.transport) and self.peer is not None:
+            peer = self.peer
+            self._close()
+            peer._close()
+        else:
+            RelayEnd.end_writing(self)
 
     def _send_datagram(self, data: bytes) -> None:
         if self.transport is not None and not self._lost and self._refusal is None:
@@ -219,6 +240,7 @@ class MikaServerProtocol(RelayEnd):
         if self._verified:
             self._leave_target()
             cast(IConsumer, self.transport).unregisterProducer()
+            set_crash_reset(self.transport, False)
             self._refusal_key = self.factory.refusals.deadlines.start(self._refusal_time_over)
         if self._paused:
             self.resumeProducing()
@@ -278,6 +300,7 @@ class MikaServerProtocol(RelayEnd):
         if self._refusal is not None:
             self._refusal.lost()
         factory.connections.discard(self)
+        factory.verified.discard(self)
         RelayEnd.connectionLost(self, reason)
         if self._dialling is not None:
             self._dialling.cancel()
@@ -312,7 +335,7 @@ _TARGETS = _TargetFactory()
 class MikaServerFactory(Factory):
     """Makes and knows the connections of one Mika server.
 
-    :ivar connections: those that are there now.
+    :ivar connections: those that are there now. :ivar verified: those of them that have proved themselves.
     """
 
     noisy = False
@@ -324,13 +347,14 @@ class MikaServerFactory(Factory):
         self.refusals = Refusals(reactor, config.refusal_time)
         self.chunk_deadlines = Deadlines(reactor, CHUNK_TIME)
         self.connections: set[MikaServerProtocol] = set()
+        self.verified: set[MikaServerProtocol] = set()
 
-    def buildProtocol(self, addr: IAddress | None) -> MikaServerProtocol | None:  # type: ignore[override]  # RelayEnd.factory
-        """A protocol for a new connection; None, which closes it at once, when admission says so (X3)."""
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """A protocol for a new connection; one that ends it at once when admission says so (X3)."""
         host = getattr(addr, "host", "")
         protocol = MikaServerProtocol(self, host)
         if not self.admission.admit(protocol, host, self.reactor.seconds()):
             self.config.counters.add("mika.server.limit.unverified")
-            return None
+            return self.refusals.turn_away()
         self.connections.add(protocol)
         return protocol

@@ -55,7 +55,7 @@ def make_server(reactor: Any, settings: MikaServerSettings) -> DrainingService:
         log_destinations=settings.log_destinations,
     )
     factory = MikaServerFactory(reactor, config)
-    service = DrainingService(reactor, factory.connections, settings.drain_time)
+    service = DrainingService(reactor, factory.verified, settings.drain_time)
     for child in (
         ListeningService(settings.listen, settings.endpoint, factory, "mika server"),
         ReportingService(reactor, counters),

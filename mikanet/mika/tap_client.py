@@ -9,9 +9,10 @@ from twisted.application.service import IService
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from mikanet.counters import Counters
+from mikanet.errors import ConfigError
 from mikanet.mika.client import MikaClientConfig, MikaTunnel
 from mikanet.mika.options import MikaOptions, warn_of_profile
-from mikanet.mika.session import Keys
+from mikanet.mika.session import Keys, Profile
 from mikanet.service.doors import FrontDoors, make_client
 from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ClientOptions, client_endpoint
@@ -46,6 +47,8 @@ class Options(ClientOptions, MikaOptions):
 
         self.server = client_endpoint(reactor, "server", self.required("server"))
         self.front = FrontDoors.from_options(reactor, self)
+        if self.front.udp_forwards and self.profile() is Profile.GO:
+            raise ConfigError("--forward-udp does not go with --profile go: the original program carries no datagrams")
         self.derived = self.derive_keys()
 
 

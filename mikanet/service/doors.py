@@ -77,7 +77,8 @@ def make_client(reactor: Any, tunnel: ITunnel, front: FrontDoors, counters: Coun
     for kind, text, endpoint in front.doors:
         factory = (socks_factory if kind == "socks" else http_factory)(tunnel, guarded)
         connections.add(factory)
-        children.append(ListeningService(text, endpoint, factory, f"{kind} front door"))
+        is_open = front.credentials is None
+        children.append(ListeningService(text, endpoint, factory, f"{kind} front door", warn_beyond_loopback=is_open))
     for text, endpoint, destination in front.forwards:
         factory = forward_factory(tunnel, destination, settings)
         connections.add(factory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import signal
 import sys
@@ -15,6 +16,8 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReact
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mikanet.address import parse_ip
+
 _log = Logger()
 
 
@@ -23,13 +26,22 @@ class ListeningService(Service):
 
     :param text: the endpoint in the user's words.
     :param purpose: what is listened for, for messages.
+    :param warn_beyond_loopback: say so if others than this machine can connect.
     """
 
-    def __init__(self, text: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory, purpose: str) -> None:
+    def __init__(
+        self,
+        text: str,
+        endpoint: IStreamServerEndpoint,
+        factory: IProtocolFactory,
+        purpose: str,
+        warn_beyond_loopback: bool = False,
+    ) -> None:
         self._text = text
         self._endpoint = endpoint
         self._factory = factory
         self._purpose = purpose
+        self._warn_beyond_loopback = warn_beyond_loopback
         self._port: IListeningPort | None = None
         self._stopped = False
         self._starting = True
@@ -54,6 +66,13 @@ class ListeningService(Service):
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
         _log.info("{purpose} on {address}", purpose=self._purpose, address=_describe_address(port))
+        if self._warn_beyond_loopback and not _is_loopback(port):
+            _log.warn(
+                "{purpose} on {address} serves everybody who can reach it: give --proxy-auth FILE, or listen on loopback "
+                "with :interface=127.0.0.1",
+                purpose=self._purpose,
+                address=_describe_address(port),
+            )
         if self._stopped:
             port.stopListening()
 
@@ -70,17 +89,36 @@ def fail_to_listen(where: str, problem: BaseException) -> NoReturn:
     """Tell the user why a port cannot be opened, in one line on stderr and in the log, and end the process."""
     cause = problem.socketError if isinstance(problem, error.CannotListenError) else problem
     text = f"cannot listen on {where}: {getattr(cause, 'strerror', None) or cause}"
+    advice = _ADVICE.get(getattr(cause, "errno", None) or 0)
+    if advice is not None:
+        text = f"{text}; {advice}"
     _log.critical("{text}", text=text)
     if sys.__stderr__ is not None:
         # twistd has taken over sys.stderr by now, and what is written there ends in the log.
         sys.__stderr__.write(f"{text}\n")
-    raise SystemExit(1)
+    raise CannotServeError(text)
+
+
+class CannotServeError(SystemExit, Exception):
+    """Ends the process without a traceback; as an Exception, too, so that a daemon's parent is told why."""
+
+
+_ADVICE = {
+    errno.EADDRINUSE: "another program has that port: stop it, or choose another port",
+    errno.EACCES: "ports below 1024 need root, or the capability CAP_NET_BIND_SERVICE",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+}
 
 
 def _describe_address(port: IListeningPort) -> str:
     address = port.getHost()
     host, number = getattr(address, "host", None), getattr(address, "port", None)
     return str(address) if host is None else f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+
+
+def _is_loopback(port: IListeningPort) -> bool:
+    ip = parse_ip(str(getattr(port.getHost(), "host", "")))
+    return ip is not None and ip.is_loopback
 
 
 class Abortable(Protocol):
@@ -105,6 +143,15 @@ class DrainingService(MultiService):
         self._clock = clock
         self._connections = connections
         self._drain_time = drain_time
+
+    def startService(self) -> None:
+        """As MultiService; a daemon also survives SIGHUP, which some systems send when they rotate logs."""
+        super().startService()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        if not sys.stdin or not sys.stdin.isatty():
+            try:
+                signal.signal(signal.SIGHUP, lambda *_: _log.info("SIGHUP: there is nothing to load anew; going on"))
+            except ValueError:
+                pass  # not in the main thread, as in tests
 
     def stopService(self) -> Deferred[None]:
         """Fires when every port is closed and every connection has ended or was cut."""

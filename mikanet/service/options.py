@@ -54,6 +54,14 @@ class Options(usage.Options):
             text = " ".join(str(error).split())
             raise SystemExit(f"{self.command}: {text}") from None
 
+    def parseArgs(self, *stray: str) -> None:
+        """No command takes arguments that are no options.
+
+        :raises UsageError: if there are any.
+        """
+        if stray:
+            raise usage.UsageError(f"unexpected argument {stray[0]!r}; --help lists the options")
+
     def postOptions(self) -> None:
         """Called by the parser when all options are there."""
         self.check()
@@ -85,8 +93,16 @@ class Options(usage.Options):
         except (TypeError, ValueError):
             raise ConfigError(f"--{name} takes a number, not {self[name]!r}") from None
         if not least <= value <= most:  # also refuses NaN
-            raise ConfigError(f"--{name} must be between {least:g} and {most:g}")
+            raise ConfigError(f"--{name} must be between {least} and {most}")
         return value
+
+
+def _named(option: str, parse: Callable[[str], T], text: str) -> T:
+    """A parsed value; a mistake names its option."""
+    try:
+        return parse(text)
+    except ConfigError as error:
+        raise ConfigError(f"{option}: {error}") from None
 
 
 def server_endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:
@@ -113,8 +129,8 @@ def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoi
 def _endpoint(parse: Callable[[Any, str], T], reactor: Any, option: str, text: str, example: str) -> T:
     try:
         return parse(reactor, text)
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise ConfigError(f"--{option} {text!r}: {error}") from None
     except Exception as error:  # noqa: BLE001 - a parser may raise anything: it calls what the string names
         cause = str(error) or type(error).__name__
         raise ConfigError(f"--{option} {text!r} is not an endpoint like {example}: {cause}") from None
@@ -165,11 +181,11 @@ class ServerOptions(Options):
 
     def opt_allow_egress(self, rule: str) -> None:
         """CIDR[:PORT[-PORT]] that clients may reach although it is not public; repeatable."""
-        self.allow.append(parse_rule(rule))
+        self.allow.append(_named("--allow-egress", parse_rule, rule))
 
     def opt_deny_egress(self, rule: str) -> None:
         """CIDR[:PORT[-PORT]] that clients may not reach; repeatable, goes before --allow-egress."""
-        self.deny.append(parse_rule(rule))
+        self.deny.append(_named("--deny-egress", parse_rule, rule))
 
     def egress_policy(self, own_ports: frozenset[int]) -> EgressPolicy:
         """The policy of these options."""
@@ -190,7 +206,9 @@ class ServerOptions(Options):
     def state_folder(self, listen: str) -> StateFolder:
         """The state of the server that listens there."""
         base = Path(self["state-dir"]) if self["state-dir"] else default_state_dir()
-        return StateFolder(base, f"{self.command} {listen}")
+        state = StateFolder(base, f"{self.command} {listen}")
+        state.lock()
+        return state
 
     def refusal_time(self, state: StateFolder) -> float:
         """Seconds from accept to the end of a refused connection."""
@@ -239,17 +257,17 @@ class ClientOptions(Options):
         endpoint, equals, destination = forward.rpartition("=")
         if not equals or not endpoint:
             raise ConfigError(f"--forward {forward!r} is not LISTEN_ENDPOINT=HOST:PORT")
-        self.forwards.append((endpoint, parse_address(destination)))
+        self.forwards.append((endpoint, _named("--forward", parse_address, destination)))
 
     def opt_forward_udp(self, forward: str) -> None:
         """HOST:PORT=HOST:PORT: carry UDP datagrams to one destination; repeatable."""
         listen, equals, destination = forward.partition("=")
         if not equals:
             raise ConfigError(f"--forward-udp {forward!r} is not HOST:PORT=HOST:PORT")
-        local = parse_address(listen)
+        local = _named("--forward-udp", parse_address, listen)
         if local.ip is None:
             raise ConfigError(f"--forward-udp listens on an IP address, and {local.host!r} is none")
-        self.udp_forwards.append((local, parse_address(destination)))
+        self.udp_forwards.append((local, _named("--forward-udp", parse_address, destination)))
 
     def check_doors(self) -> None:
         """Check that there is a door, and read its passwords.

@@ -18,7 +18,7 @@ INTERVAL = 60.0
 #: A difference between wall clock and monotonic clock, in seconds, that is worth a line (X8).
 CLOCK_JUMP = 5.0
 
-_WORTH_A_LINE = ("refused", "limit", "truncated")
+_WORTH_A_LINE = ("refused", "limit", "truncated", "policy")
 
 _log = Logger()
 

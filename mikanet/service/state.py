@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
+
+from twisted.logger import Logger
 
 from mikanet.crypto.replay import ENTRY, TIME_WINDOW, ReplaySet
 from mikanet.errors import ConfigError
@@ -17,6 +22,14 @@ REFUSAL_BASE, REFUSAL_SPREAD = 60.0, 30.0
 
 #: A journal longer than this many entries is written anew with only those still in time.
 _COMPACT_AT = 100_000
+
+#: Least time, in seconds, between two messages about a journal that cannot be written.
+_REPEAT = 60.0
+
+# The folders that this process has locked. The descriptors stay open, and the kernel lets go when the process ends.
+_locked: dict[Path, int] = {}
+
+_log = Logger()
 
 
 def default_state_dir() -> Path:
@@ -49,6 +62,24 @@ class StateFolder:
             raise ConfigError(
                 f"cannot write the state folder {self.path}: {error.strerror or error}; give another with --state-dir"
             ) from None
+
+    def lock(self) -> None:
+        """Keep other processes out of this folder until this one ends: two servers would spoil each other's journal.
+
+        :raises ConfigError: if another process is in.
+        """
+        if self.path in _locked:
+            return
+        descriptor = os.open(self.path / "lock", os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise ConfigError(
+                f"the state folder {self.path} is in use: another server listens there already; "
+                "stop it, or give this one another --listen or --state-dir"
+            ) from None
+        _locked[self.path] = descriptor
 
     def refusal_time(self, uniform: Callable[[], float]) -> float:
         """This server's refusal time in seconds: drawn once, then always the same (X2)."""
@@ -92,6 +123,7 @@ class ReplayJournal:
         self._descriptor: int | None = None
         self._entries = 0
         self._compact_at = _COMPACT_AT
+        self._complained_at = -_REPEAT
         self._replays: ReplaySet | None = None
 
     def load(self) -> bytes | None:
@@ -124,10 +156,24 @@ class ReplayJournal:
         if self._entries >= self._compact_at and self._replays is not None:
             # The entry's own time is at most the window ahead of ours.
             self._compact(ENTRY.unpack(entry)[1] - TIME_WINDOW)
-        if os.write(self._descriptor, entry) != ENTRY.size:
-            os.ftruncate(self._descriptor, self._entries * ENTRY.size)  # a torn entry would shift all later ones
-            raise OSError("the replay journal cannot be written")
+        try:
+            if os.write(self._descriptor, entry) != ENTRY.size:
+                os.ftruncate(self._descriptor, self._entries * ENTRY.size)  # a torn entry would shift all later ones
+                raise OSError(errno.ENOSPC, "the disk is full")
+        except OSError as error:
+            self._complain(error)
+            raise
         self._entries += 1
+
+    def _complain(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now - self._complained_at >= _REPEAT:
+            self._complained_at = now
+            _log.critical(
+                "clients are refused: {path} cannot be written: {problem}",
+                path=str(self._path),
+                problem=error.strerror or str(error),
+            )
 
     def _compact(self, now: float) -> None:
         assert self._replays is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
 import random
@@ -16,6 +17,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.address import Address
@@ -24,7 +29,9 @@ from mikanet.mika.session import ClientSession, derive_keys
 from mikanet.mika.wire import Header, Kind
 from tests.lab.tunnels import MikaTunnel
 from tests.support.peers import require_program
-from tests.support.processes import Process, TwistdProcess, free_port, listening, rss, wait_for, wait_listening
+from tests.support.processes import ROOT, Process, TwistdProcess, free_port, listening, rss, wait_for, wait_listening
+
+_IN_USE = "another program has that port: stop it, or choose another port"
 
 #: What is downloaded and uploaded: a few chunks and reads, and no round number.
 BODY = random.Random(12).randbytes(3_000_017)
@@ -324,6 +331,77 @@ class ObfsHttpTests(TransferTests):
         return Obfuscated()
 
 
+class ObfsHttpEndTests(MikaTestCase):
+    """Ends and strangers below a filter."""
+
+    def make_tunnel(self) -> MikaTunnel:
+        """As the transfers'."""
+        return ObfsHttpTests.make_tunnel(self)  # type: ignore[arg-type]
+
+    def test_a_killed_server_is_a_reset(self) -> None:
+        """kill -9 of the server half-way: the application sees a reset through the obfuscation, too (X6)."""
+        with socks_connect(self.tunnel.socks_port, self.target.flood) as sock:
+            sock.recv(65536)
+            self.tunnel.kill_server()
+            with self.assertRaises(ConnectionResetError):
+                while sock.recv(1 << 20):
+                    pass
+
+    def test_a_flood_without_a_head_is_paced(self) -> None:
+        """A stranger who sends no head is read as slowly as any other (X2)."""
+        with socket.create_connection(("127.0.0.1", self.tunnel.server_port), timeout=30) as stranger:
+            stranger.setblocking(False)
+            sent, until = 0, time.monotonic() + 1.0
+            while time.monotonic() < until:
+                try:
+                    sent += stranger.send(b"x" * 65536)
+                except BlockingIOError:
+                    time.sleep(0.01)
+        self.assertLess(sent, 20_000_000)
+
+
+class TlsLinkTests(MikaTestCase):
+    """Mika over TLS, a link that cannot end one direction alone."""
+
+    def make_tunnel(self) -> MikaTunnel:
+        """Twisted's own TLS endpoints, with a certificate made here."""
+
+        class OverTls(MikaTunnel):
+            def prepare(self) -> None:
+                super().prepare()
+                self.pem = self.folder / "server.pem"
+                self.pem.write_bytes(_certificate())
+
+            def server_args(self) -> list[str]:
+                listen = f"--listen=ssl:{self.server_port}:interface=127.0.0.1:privateKey={quote(str(self.pem))}"
+                return [listen if word.startswith("--listen=") else word for word in super().server_args()]
+
+            def client_args(self) -> list[str]:
+                roots = quote(str(self.folder))
+                server = f"--server=tls:localhost:{self.server_port}:trustRoots={roots}"
+                return [server if word.startswith("--server=") else word for word in super().client_args()]
+
+        return OverTls()
+
+    def test_transfers_and_ends(self) -> None:
+        """Both ways by SHA-256; a response without a length ends when its target does."""
+        url = f"http://127.0.0.1:{self.target.web}/"
+        door = ["--socks5-hostname", f"127.0.0.1:{self.tunnel.socks_port}"]
+        self.assertEqual(self.curl(*door, url), BODY)
+        upload = Path(self.mktemp())
+        upload.write_bytes(BODY)
+        digest = self.curl(*door, "--data-binary", f"@{upload}", url)
+        self.assertEqual(digest.decode(), hashlib.sha256(BODY).hexdigest())
+        with socks_connect(self.tunnel.socks_port, self.target.half_close) as sock:
+            sock.settimeout(10)
+            sock.sendall(b"question")
+            sock.shutdown(socket.SHUT_WR)
+            got = b""
+            while piece := sock.recv(65536):
+                got += piece
+        self.assertEqual(got, b"got " + hashlib.sha256(b"question").hexdigest().encode())
+
+
 class KcpLinkTests(MikaTestCase):
     """Mika over the KCP link of its original: no cipher, FEC 10/3, over UDP."""
 
@@ -364,6 +442,29 @@ class KcpLinkTests(MikaTestCase):
 
         with ThreadPoolExecutor(8) as pool:
             self.assertEqual(list(pool.map(both_ways, range(8))), [True] * 8)
+
+
+def _certificate() -> bytes:
+    """A key and a certificate for localhost, as one PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return private + certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _wrap(arguments: list[str], option: str, rest: str) -> list[str]:
@@ -490,7 +591,7 @@ class StartTests(SynchronousTestCase):
         command = [*done.args, *words]
         ended = subprocess.run(
             command, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
-            cwd=self.folder, env={**os.environ, "PYTHONPATH": os.getcwd() + "/.."},
+            cwd=self.folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         self.assertNotEqual(ended.returncode, 0)
         self.assertEqual(ended.stderr.count("\n"), lines, ended.stderr)
@@ -514,7 +615,9 @@ class StartTests(SynchronousTestCase):
                 "mika-server", "--listen", f"tcp:{port}:interface=127.0.0.1", *common,
                 "--state-dir", str(self.folder.resolve()),
             )  # fmt: skip
-            self.assertEqual(line, f"cannot listen on tcp:{port}:interface=127.0.0.1: Address already in use\n")
+            self.assertEqual(
+                line, f"cannot listen on tcp:{port}:interface=127.0.0.1: Address already in use; {_IN_USE}\n"
+            )
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
                 udp.bind(("127.0.0.1", 0))
                 number = udp.getsockname()[1]
@@ -522,7 +625,22 @@ class StartTests(SynchronousTestCase):
                     "mika-client", "--server", "tcp:127.0.0.1:1", *common,
                     "--forward-udp", f"127.0.0.1:{number}=127.0.0.1:1",
                 )  # fmt: skip
-                self.assertEqual(line, f"cannot listen on udp 127.0.0.1:{number}: Address already in use\n")
+                self.assertEqual(line, f"cannot listen on udp 127.0.0.1:{number}: Address already in use; {_IN_USE}\n")
+
+    def test_a_daemon_tells_its_parent(self) -> None:
+        """Without -n, too, a port in use ends the command with a message and a status; no pid file stays."""
+        with socket.create_server(("127.0.0.1", 0)) as holder:
+            port = holder.getsockname()[1]
+            program = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
+            ended = subprocess.run(
+                [sys.executable, "-c", program, "mika-server", "--listen", f"tcp:{port}:interface=127.0.0.1"]
+                + ["--password-file", str(self.password.resolve()), "--state-dir", str(self.folder.resolve())],
+                capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL, cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )  # fmt: skip
+        self.assertEqual(ended.returncode, 1)
+        self.assertIn(f"cannot listen on tcp:{port}", ended.stderr)
+        self.assertFalse((self.folder / "twistd.pid").exists())
 
     def test_mistakes_are_one_line(self) -> None:
         """A few of all mistakes through the real program."""
@@ -565,6 +683,27 @@ class LifeTests(MikaTestCase):
             self.assertEqual(sock.recv(100), b"after")
             self.assertTrue(server.alive)
         self.assertIn(server.wait(20), (143, -signal.SIGTERM))
+
+    def test_sighup_is_survived(self) -> None:
+        """What some systems send when they rotate logs ends nothing."""
+        server = self.tunnel.server
+        assert server is not None
+        with socks_connect(self.tunnel.socks_port, self.target.echo) as sock:
+            server.signal(signal.SIGHUP)
+            wait_for(lambda: "SIGHUP" in server.output, what="the server's word")
+            sock.sendall(b"still here")
+            self.assertEqual(sock.recv(100), b"still here")
+
+    def test_a_stranger_does_not_hold_up_the_end(self) -> None:
+        """Draining waits for clients, not for connections that proved nothing."""
+        server = self.tunnel.server
+        assert server is not None
+        with socket.create_connection(("127.0.0.1", self.tunnel.server_port), timeout=30) as stranger:
+            stranger.sendall(b"hello?")
+            started = time.monotonic()
+            server.signal(signal.SIGTERM)
+            server.wait(20)
+            self.assertLess(time.monotonic() - started, 0.9)
 
     def test_a_second_sigterm_is_at_once(self) -> None:
         """Who cannot wait says it twice."""

@@ -14,7 +14,7 @@ from mikanet.address import Address
 from mikanet.crypto.replay import ReplaySet
 from mikanet.errors import DestinationError, Reason
 from mikanet.guard.admission import AdmissionLimits
-from mikanet.guard.refusal import LINGER
+from mikanet.guard.refusal import LINGER, TURN_AWAY_LINGER
 from mikanet.mika.protocol import CHUNK_TIME, MikaServerConfig, MikaServerFactory
 from mikanet.mika.session import ClientSession, Profile, derive_keys
 from mikanet.mika.wire import Header, Kind
@@ -410,6 +410,30 @@ class RefusalTests(ServerTestCase):
         self.assertEqual(target.bytes_written, b"good")
         self.assert_refusal(transport, since=1000)
 
+    def test_a_bad_chunk_with_the_header(self) -> None:
+        """In one piece with its header a bad chunk is the same failure as alone: it counts from now, after proof."""
+        for pieces in (1, 2):
+            client, transport = self.client(), self.connect()
+            started = self.clock.seconds()
+            self.clock.advance(10)
+            bad = bytearray(client.open() + client.send(b"bad"))
+            bad[-1] ^= 1
+            cut = len(bad) - 5 if pieces == 2 else len(bad)
+            for piece in (bad[:cut], bad[cut:]):
+                if piece:
+                    transport.receive(bytes(piece))
+            self.assert_refusal(transport, remaining=REFUSAL_TIME)
+            self.assertGreater(self.clock.seconds() - started, REFUSAL_TIME + 10)
+
+    def test_a_bad_chunk_of_an_http_request(self) -> None:
+        """The time for an HTTP head does not cut a refusal short."""
+        client, transport = self.client(Kind.HTTP), self.connect()
+        transport.receive(client.open())
+        bad = bytearray(client.send(b"GET / HTTP/1.1\r\n"))
+        bad[-1] ^= 1
+        transport.receive(bytes(bad))
+        self.assert_refusal(transport, remaining=REFUSAL_TIME)
+
     def test_a_bad_chunk_while_dialling(self) -> None:
         """The dial is given up, and the client drained as ever: no reset tells that a target was being dialled."""
         client, transport = self.client(), self.connect()
@@ -434,13 +458,20 @@ class RefusalTests(ServerTestCase):
         self.assertTrue(target.aborted)
         self.assert_refusal(transport, remaining=REFUSAL_TIME)
 
-    def test_admission_closes_before_a_byte_is_read(self) -> None:
-        """Over the cap a connection gets no protocol at all (X3)."""
+    def test_admission_ends_what_it_does_not_let_in(self) -> None:
+        """Over the cap a connection gets a FIN at once, and no reset for what it has sent already (X3)."""
         self.make_factory(limits=AdmissionLimits(unverified_per_address=2))
         for _ in range(2):
             self.connect()
         self.clock.advance(3)
-        self.assertIsNone(self.factory.buildProtocol(MemoryTransport().getPeer()))
+        transport = MemoryTransport()
+        transport.connect(self.factory.buildProtocol(transport.getPeer()))
+        self.assertTrue(transport.fin)
+        transport.receive(self.client().open())
+        self.assertEqual((transport.closed, transport.aborted, self.egress.dialled), (False, False, []))
+        self.clock.advance(TURN_AWAY_LINGER)
+        self.assertTrue(transport.closed)
+        self.assertEqual(len(self.factory.connections), 2)
         self.assertEqual(self.config.counters["mika.server.limit.unverified"], 1)
 
     def test_verified_cap(self) -> None:

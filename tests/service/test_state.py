@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -133,6 +135,34 @@ class StateFolderTests(SynchronousTestCase):
                 self.assertTrue(replays.accept(iv(second), int(NOW) + second, NOW + second))
         again, _ = self.folder().open_replays(NOW + 299)
         self.assertFalse(again.accept(iv(299), int(NOW) + 299, NOW + 299))
+
+    def test_a_full_disk_is_told(self) -> None:
+        """When nothing can be written everybody is refused, and the log says why, once."""
+        replays, _ = self.folder().open_replays(NOW)
+        with mock.patch("mikanet.service.state.os.write", side_effect=OSError(28, "No space left on device")):
+            for number in range(5):
+                self.assertFalse(replays.accept(iv(number), int(NOW), NOW))
+        self.assertTrue(replays.accept(iv(9), int(NOW), NOW))
+
+    def test_another_process_is_kept_out(self) -> None:
+        """While one server has the folder no other process gets it; this one may ask again."""
+        folder = self.folder()
+        folder.lock()
+        folder.lock()
+        code = (
+            "import sys; from pathlib import Path; from mikanet.service.state import StateFolder; "
+            "StateFolder(Path(sys.argv[1]), 'mika-server tcp:8388').lock()"
+        )
+        root = Path(__file__).resolve().parents[2]
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(self.base.resolve())],
+            capture_output=True,
+            text=True,
+            cwd=root,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("ConfigError: the state folder", done.stderr)
 
     def test_files_are_private(self) -> None:
         """Folder and journal are the owner's alone."""
