@@ -129,6 +129,7 @@ def handle(pipe: Pipe, request: bytes, on_handle: Callable[[bytes], Any] | None)
 def main() -> None:
     """Load the script, then serve."""
     path = sys.argv[1]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a file; the log is to be in time
     sys.path.insert(0, os.path.dirname(path))
     arca.client_ip, arca.client_port, arca.token, arca.guid, arca.log = "255.255.255.255", 0, bytes(16), bytes(8), log
     sys.modules["arca"] = arca
