@@ -16,7 +16,7 @@ from tests.lab.frames import FrameRules, Translator, checksum, layout, mirrored
 from tests.lab.link import check_log
 from tests.lab.netns import Namespaces, remove_left_over
 from tests.lab.scenario import Direction
-from tests.support.processes import wait_for
+from tests.support.processes import ROOT, wait_for
 
 #: An IPv4 UDP datagram 10.0.0.1:4000 > 10.0.0.2:5000 with "hi!!" in it; the sums were computed by hand (RFC 1071).
 _UDP = bytes.fromhex("02000000000202000000000108004500002000010000401166ca0a0000010a0000020fa01388000c00006869212100")[
@@ -185,7 +185,7 @@ class NamespacesTests(SynchronousTestCase):
         code = "from tests.lab.netns import Namespaces\nNamespaces().__enter__()\nimport os; os.kill(os.getpid(), 9)"
         with Namespaces() as pair:
             names = [pair.first.name, pair.second.name]
-        killed = subprocess.Popen([sys.executable, "-c", code])
+        killed = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
         killed.wait(20)
         removed = remove_left_over()
         self.assertTrue(all(str(killed.pid) in name for name in removed))
