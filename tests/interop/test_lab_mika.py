@@ -73,6 +73,10 @@ class EnduranceTests(FigureTestCase):
         self.assertEqual((result.faults, result.figures["clean ends"]), ([], 0))
         self.assertLess(result.figures["recovery s"], 5)
 
+    def test_a_server_killed_while_it_dials(self) -> None:
+        """A kill before the target stands is a reset for the application, too (X6)."""
+        self.assertEqual(short("kill-dialling").faults, [])
+
     def test_cuts_between_client_and_server(self) -> None:
         """A cut is a reset for whoever waits, but for a forged FIN downstream, which the protocol cannot tell (M5, X6)."""
         self.assertEqual(short("cuts").faults, [])

@@ -69,6 +69,10 @@ FIGURES: dict[str, tuple[Callable[[int], Awaitable[Result]], Callable[[int], Awa
     ),
     "transfer": (lambda seed: mika.large_transfer(10**9, seed), lambda seed: mika.large_transfer(2 * 10**7, seed)),
     "kill": (lambda seed: mika.killed_mid_download(100), lambda seed: mika.killed_mid_download(20)),
+    "kill-dialling": (
+        lambda seed: mika.killed_while_dialling(50),
+        lambda seed: mika.killed_while_dialling(10),
+    ),
     "cuts": (mika.cuts, mika.cuts),
     "clock": (lambda seed: mika.clock_jumps(100), lambda seed: mika.clock_jumps(100)),
     "soak": (

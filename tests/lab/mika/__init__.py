@@ -4,7 +4,7 @@ What is not special to Mika (load, soak) is in :mod:`tests.lab.load` and :mod:`t
 tunnel that it needs and answers a :class:`~tests.lab.load.Result`.
 """
 
-from tests.lab.mika.ends import clock_jumps, cuts, killed_mid_download, large_transfer
+from tests.lab.mika.ends import clock_jumps, cuts, killed_mid_download, killed_while_dialling, large_transfer
 from tests.lab.mika.flips import FLIPPED_BYTES, flips_in_memory, flips_live
 from tests.lab.mika.probing import probing, replays
 
@@ -15,6 +15,7 @@ __all__ = [
     "flips_in_memory",
     "flips_live",
     "killed_mid_download",
+    "killed_while_dialling",
     "large_transfer",
     "probing",
     "replays",

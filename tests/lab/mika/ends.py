@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import socket
 import time
 from pathlib import Path
 
@@ -70,6 +72,39 @@ async def killed_mid_download(downloads: int = 20, size: int = 10**9) -> Result:
                 result.faults.append(f"{len(pending)} applications saw no end within 10 s")
             if recovery > 5:
                 result.faults.append(f"the next connection worked {recovery:.1f} s after the restart")
+        result.faults += tunnel.unhandled()[:5]
+    return result
+
+
+async def killed_while_dialling(count: int = 10) -> Result:
+    """SIGKILL to the server while it still dials targets: the applications must see a reset, for they were promised one.
+
+    The target is a listener whose queue is full, so that dialling takes for ever.
+    """
+    result = Result(f"server killed while it dials for {count} applications")
+    with socket.socket() as listener, contextlib.ExitStack() as fillers, MikaTunnel() as tunnel:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            filler = fillers.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        waiting = [await connect(tunnel.socks_port, listener.getsockname()[1]) for _ in range(count)]
+        await asyncio.sleep(0.5)
+        tunnel.kill_server()
+        resets = 0
+        for reader, writer in waiting:
+            try:
+                await asyncio.wait_for(reader.read(1), 5)
+            except ConnectionError:
+                resets += 1
+            except TimeoutError:
+                result.faults.append("an application saw no end within 5 s")
+            abort(writer)
+        tunnel.start_server()
+        result.figures["resets"] = resets
+        if resets != count:
+            result.faults.append(f"{count - resets} of {count} applications saw a clean end")
         result.faults += tunnel.unhandled()[:5]
     return result
 
