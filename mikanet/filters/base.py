@@ -168,11 +168,16 @@ class Filter:
 
     def loseWriteConnection(self) -> None:
         """End our direction only."""
-        if self.transport is not None:
+        if self.transport is not None and self.lower_can_half_close:
             self.transport.loseWriteConnection()
 
     @property
     def can_half_close(self) -> bool:
+        """Whether our direction can be ended alone; a filter with an end of its own on the wire always can."""
+        return self.lower_can_half_close
+
+    @property
+    def lower_can_half_close(self) -> bool:
         """Whether the lower side can end our direction alone. TLS cannot, though its transports have the method."""
         lower = self.transport
         if lower is None or ISSLTransport.providedBy(lower):

@@ -142,6 +142,11 @@ class MikaClientFilter(_MikaClient):
 
     __slots__ = ()
 
+    @property
+    def can_half_close(self) -> bool:
+        """Our direction has an end mark of its own."""
+        return True
+
     def write(self, data: bytes) -> None:
         """Stream data from above."""
         if data:
@@ -158,7 +163,7 @@ class MikaClientFilter(_MikaClient):
         if self.transport is None:
             return
         self._end()
-        if self._health.profile is not Profile.GO:
+        if self._health.profile is not Profile.GO and self.lower_can_half_close:
             self._flush_held()
             prompt.end_writing(self.transport)
 
