@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from twisted.python.threadpool import ThreadPool
 
 from mikanet.address import parse_ip
+from mikanet.megaki.wire import in_turn
 
 #: SYNs of one network: at once, and most networks remembered (our choice; the one silent for longest is forgotten).
 SYN_BURST, MAX_NETWORKS = 50, 50_000
@@ -63,6 +65,7 @@ class RsaThreads:
         self._pool = ThreadPool(0, threads or os.cpu_count() or 1, "megaki rsa")
         self._max_queued = max_queued
         self._waiting = 0
+        self._helper = ThreadPoolExecutor(1, "megaki rsa helper")
 
     def start(self) -> None:
         """Start."""
@@ -71,6 +74,14 @@ class RsaThreads:
     def stop(self) -> None:
         """Finish what is there, then end."""
         self._pool.stop()
+        self._helper.shutdown()
+
+    def pair(self, first: Callable[[], bytes], second: Callable[[], bytes]) -> tuple[bytes, bytes]:
+        """Both results, at the same time if nobody else wants the processors; called in a thread of ours."""
+        if self._waiting > 1:
+            return in_turn(first, second)
+        other = self._helper.submit(second)
+        return first(), other.result()
 
     def submit(self, work: Callable[[], Any], done: Callable[[Any], None]) -> bool:
         """Do ``work`` in a thread and call ``done`` with its result, or a Failure; False if too much is waiting."""

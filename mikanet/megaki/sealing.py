@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
 from mikanet.errors import AuthenticationError, LocalProtocolError
 from mikanet.megaki.wire import AES_BLOCK, KEY, TOKEN, Kind, Message, encode_message
@@ -61,8 +61,8 @@ def cbc_decrypt(key: bytes, sealed: bytes) -> bytes:
 class SessionKey:
     """A master key with its cipher contexts and its memory.
 
-    Setting up a context costs ten times as much as a short message does, so that each direction has one for good. For
-    decryption the IV is simply fed as a first block whose result is dropped. For encryption the context's last block is
+    Setting up a context costs ten times as much as a short message does, so that each direction has one for good, from
+    its first message on: the keys of a resumption on its way see one message at most. For decryption the IV is simply fed as a first block whose result is dropped. For encryption the context's last block is
     taken out of the first plaintext block, and the IV put in.
 
     :ivar key: the 32 bytes.
@@ -71,10 +71,9 @@ class SessionKey:
     __slots__ = ("_chain", "_decryptor", "_encryptor", "_seen", "key")
 
     def __init__(self, key: bytes) -> None:
-        cipher = Cipher(algorithms.AES(key), modes.CBC(_ZERO_IV))
         self.key = key
-        self._encryptor = cipher.encryptor()
-        self._decryptor = cipher.decryptor()
+        self._encryptor: CipherContext | None = None
+        self._decryptor: CipherContext | None = None
         self._chain = 0
         self._seen: set[bytes] = set()
 
@@ -96,6 +95,8 @@ class SessionKey:
         sealed = iv
         if padded:
             first = int.from_bytes(padded[:AES_BLOCK]) ^ int.from_bytes(iv) ^ self._chain
+            if self._encryptor is None:
+                self._encryptor = Cipher(algorithms.AES(self.key), modes.CBC(_ZERO_IV)).encryptor()
             ciphertext = self._encryptor.update(first.to_bytes(AES_BLOCK) + padded[AES_BLOCK:])
             self._chain = int.from_bytes(ciphertext[-AES_BLOCK:])
             sealed = iv + ciphertext
@@ -117,6 +118,8 @@ class SessionKey:
         if mark in self._seen:
             raise AuthenticationError("a MAC that was there before")
         self._seen.add(mark)
+        if self._decryptor is None:
+            self._decryptor = Cipher(algorithms.AES(self.key), modes.CBC(_ZERO_IV)).decryptor()
         return self._decryptor.update(message.sealed)[AES_BLOCK : AES_BLOCK + message.length]
 
 

@@ -99,7 +99,7 @@ class MegakiServerService(DrainingService):
         )
         self._threads.start()
         self.pool.start()
-        super().startService()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        super().startService()
 
     def _log_status(self) -> None:
         _log.info(
@@ -181,7 +181,7 @@ class _ClientService(DrainingService):
 
     def startService(self) -> None:
         """Make the first sessions."""
-        super().startService()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        super().startService()
         self._sessions.start()
 
     def stopService(self) -> Deferred[None]:

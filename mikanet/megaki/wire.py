@@ -88,6 +88,8 @@ class Bare(NamedTuple):
     kind: Kind
 
 
+Pair = Callable[[Callable[[], bytes], Callable[[], bytes]], tuple[bytes, bytes]]
+
 Packet = Syn | SynAck | Ack | Message | Bare
 
 _MESSAGE = struct.Struct("!5sBI16s32s")
@@ -113,12 +115,18 @@ def syn_plain(raw_public: bytes, ephemeral: bytes, version: bytes = VERSION) -> 
     return raw_public + ephemeral + version
 
 
-def open_syn(syn: Syn, decrypt: Callable[[bytes], bytes]) -> tuple[bytes, bytes, bytes]:
+def in_turn(first: Callable[[], bytes], second: Callable[[], bytes]) -> tuple[bytes, bytes]:
+    """The results of both, one after the other."""
+    return first(), second()
+
+
+def open_syn(syn: Syn, decrypt: Callable[[bytes], bytes], pair: Pair = in_turn) -> tuple[bytes, bytes, bytes]:
     """The client's raw key, the ephemeral key and the version in a SYN.
 
+    :param pair: calls two functions and gives both results; it may do so at the same time.
     :raises RemoteProtocolError: if it is not whole, or its hash is another.
     """
-    first, second = (decrypt(syn.blocks[at : at + BLOCK]) for at in (0, BLOCK))
+    first, second = pair(lambda: decrypt(syn.blocks[:BLOCK]), lambda: decrypt(syn.blocks[BLOCK:]))
     plain = first + _xor(second, first)
     if len(first) != MAX_PLAIN or len(plain) != RAW_PUBLIC + KEY + len(VERSION) or sha256(plain).digest() != syn.digest:
         raise RemoteProtocolError("SYN's content is not what its hash says")

@@ -69,6 +69,9 @@ class Threads(Protocol):
     def submit(self, work: Callable[[], Any], done: Callable[[Any], None]) -> bool:
         """See :class:`mikanet.megaki.limits.RsaThreads`."""
 
+    def pair(self, first: Callable[[], bytes], second: Callable[[], bytes]) -> tuple[bytes, bytes]:
+        """See :class:`mikanet.megaki.limits.RsaThreads`."""
+
 
 @dataclass(frozen=True)
 class YugiConfig:
@@ -182,7 +185,7 @@ class YugiProtocol(TwistedProtocol):
             self._refuse("limit.syn_rate")
             return
         has_room = config.bank.has_room(self._network)
-        work = partial(answer_syn, config.key, event.syn, config.random_bytes, has_room)
+        work = partial(answer_syn, config.key, event.syn, config.random_bytes, has_room, config.threads.pair)
         if not config.threads.submit(work, self._syn_opened):
             self._refuse("limit.syn_queue")
 

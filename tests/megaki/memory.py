@@ -38,6 +38,10 @@ class ThreadsAtOnce:
             self.release()
         return True
 
+    def pair(self, first: Callable[[], bytes], second: Callable[[], bytes]) -> tuple[bytes, bytes]:
+        """One after the other."""
+        return first(), second()
+
     def release(self) -> None:
         """Do what was held."""
         while self.held:

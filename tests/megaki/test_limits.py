@@ -79,3 +79,20 @@ class ThreadTests(SynchronousTestCase):
         self.assertIsInstance(results[1], Failure)
         self.assertTrue(threads.submit(threading.get_ident, results.append))
         reactor.turn()
+
+    def test_pair(self) -> None:
+        """Two operations run at the same time if nobody else waits, else in one thread; a failure comes through."""
+        threads = RsaThreads(FakeReactor())
+        self.addCleanup(threads.stop)
+        threads.start()
+        idents = threads.pair(self.ident, self.ident)
+        self.assertNotEqual(*idents)
+        threads._waiting = 2
+        self.assertEqual(*threads.pair(self.ident, self.ident))
+        threads._waiting = 0
+        with self.assertRaises(ZeroDivisionError):
+            threads.pair(self.ident, lambda: bytes(1 // 0))
+
+    def ident(self) -> bytes:
+        """Which thread runs this."""
+        return threading.get_ident().to_bytes(8)
