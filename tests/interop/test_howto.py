@@ -88,7 +88,7 @@ class HowToTestCase(SynchronousTestCase):
 def command_lines(page: str, program: str) -> list[list[str]]:
     """The arguments of a program in the literal blocks of a page, as a shell would split them."""
     text = (HOWTO / page).read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = re.findall(rf"^    \S*twistd -n {program} (.*)$", text, re.MULTILINE)
+    lines = re.findall(rf"^    \S*twistd -n --pidfile= {program} (.*)$", text, re.MULTILINE)
     return [shlex.split(line) for line in lines]
 
 
