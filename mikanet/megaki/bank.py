@@ -55,12 +55,12 @@ class Session:
 
         :raises AuthenticationError: if neither key fits.
         """
-        if self.previous is not None:
-            try:
-                return self.previous, self.previous.open(message, self.token)
-            except AuthenticationError:
-                pass
-        return self.current, self.current.open(message, self.token)
+        if self.previous is None:
+            return self.current, self.current.open(message, self.token)
+        try:
+            return self.current, self.current.open(message, self.token)
+        except AuthenticationError:
+            return self.previous, self.previous.open(message, self.token)
 
     def renew(self, start: SessionKey, key: SessionKey) -> None:
         """``key`` was made from ``start``."""

@@ -168,6 +168,9 @@ class YugiProtocol(TwistedProtocol):
     def _act(self, event: Event) -> None:
         if isinstance(event, Request):
             self._active = self.factory.reactor.seconds()
+            if not self._context:
+                peer = self.transport.getPeer()
+                self._context = Context(peer.host, peer.port, self._yami.token).encode()
             answer = self.factory.config.pool.handle(self._context, event.plain)
             answer.addCallbacks(self._answered, self._failed)
         elif isinstance(event, Established):
@@ -224,7 +227,6 @@ class YugiProtocol(TwistedProtocol):
             self.transport.abortConnection()
             return
         self._verified = True
-        self._context = Context(peer.host, peer.port, self._yami.token).encode()
         self._active = factory.reactor.seconds()
         self._idle_key = factory.idle_deadlines.start(self._look_if_idle)
         self._count("resumed" if event.resumed else "handshakes")

@@ -96,8 +96,8 @@ class Megaki:
         self.process.stop()
 
     def _connect(self) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port))
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = socket.socket()  # create_connection asks the resolver each time
+        connection.connect(("127.0.0.1", self.port))
         return connection
 
     def _shake(self, connection: socket.socket, yami: ClientYami) -> Lane:
