@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Coroutine
@@ -27,9 +28,11 @@ from mikanet.megaki.yami import ClientYami
 from mikanet.service.secret_files import write_private_file
 from tests.megaki.golden import CLIENT_KEY, SERVER_KEY
 from tests.support.peers import require_program, require_root
-from tests.support.processes import TwistdProcess, free_port
+from tests.support.processes import ROOT, TwistdProcess, free_port
 
 reactor: Any = _reactor
+
+HOWTO = ROOT / "docs" / "howto"
 
 PHP = r"""<?php
 function on_init() { arca::log('init'); }
@@ -249,6 +252,33 @@ class ProgramTests(MegakiTestCase):
         for size in (1, 8000, 1048576):
             request = random.Random(size).randbytes(size)
             self.assertEqual(await session.send_message(request), request[::-1])
+
+
+class HowtoTests(MegakiTestCase):
+    """The examples of the documentation."""
+
+    async def check(self, worker: str, *expected: str) -> None:
+        """The client's example against a worker's."""
+        self.serve("--workers=1", worker=worker)
+        example = [str(HOWTO / "megaki_client.py"), f"tcp:127.0.0.1:{self.port}", str(self.folder / "cert")]
+        out, error, status = await getProcessOutputAndValue(
+            sys.executable, example, env={"PYTHONPATH": str(ROOT)}, reactor=reactor
+        )
+        self.assertEqual((out.decode().splitlines(), status), (list(expected), 0), error)
+
+    async def test_python(self) -> None:
+        """The Python worker and the client say what the page says."""
+        await self.check(
+            f"python:{HOWTO / 'megaki_worker.py'}",
+            "HELLO from 127.0.0.1, my number 1",
+            "HELLO AGAIN from 127.0.0.1, my number 2",
+        )
+
+    async def test_php(self) -> None:
+        """So do the PHP worker and the client."""
+        require_program("php")
+        worker = f"php:{HOWTO / 'megaki-worker.php'}"
+        await self.check(worker, "HELLO from 127.0.0.1", "HELLO AGAIN from 127.0.0.1")
 
 
 class RightsTests(MegakiTestCase):
