@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import getopt
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,32 +28,27 @@ class Options(BaseOptions):
     folder: Path
     make: Callable[[Options], list[Path]]
 
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """See :meth:`Options.parseOptions`; options may stand behind the words too."""
+        words = list(sys.argv[1:] if options is None else options)
+        try:
+            found, rest = getopt.gnu_getopt(words, self.shortOpt, self.longOpt)
+        except getopt.GetoptError:
+            pass  # the parser proper finds the same mistake, and says so in one line
+        else:
+            takes_value = {f"--{name}" for name in self.longOpt if name.endswith("=")}
+            words = [f"{name}={value}" if f"{name}=" in takes_value else name for name, value in found]
+            words += ["--", *rest]
+        super().parseOptions(words)
+
     def parseArgs(self, *words: str) -> None:
-        """The system, then the folder; options may stand behind them too."""
-        positional = list(words)
-        options = [each for each in positional if each.startswith("--")]
-        if options:
-            at = positional.index(options[0])
-            rest = positional[at:]
-            positional = positional[:at]
-            self._parse_late(rest)
-        if len(positional) != 2:
+        """The system, then the folder."""
+        if len(words) != 2:
             raise ConfigError(f"say which keys and where: mikanet keygen {' | '.join(SYSTEMS)} DIR")
-        system, folder = positional
+        system, folder = words
         if system not in SYSTEMS:
             raise ConfigError(f"there are no keys for {system!r}: use one of {', '.join(SYSTEMS)}")
         self.make, self.folder = SYSTEMS[system], Path(folder)
-
-    def _parse_late(self, words: list[str]) -> None:
-        while words:
-            name, equals, value = words.pop(0).partition("=")
-            if name != "--passphrase-file":
-                raise ConfigError(f"there is no option {name}")
-            if not equals:
-                if not words:
-                    raise ConfigError("--passphrase-file needs a file")
-                value = words.pop(0)
-            self["passphrase-file"] = value
 
 
 def run(options: Options) -> int:
