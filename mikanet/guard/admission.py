@@ -1,8 +1,8 @@
 """Admission: how many connections may be inside before they have proved anything, and how many after (X3).
 
 Plain Python: time and randomness are passed in. A flood of silent connections meets random early drop, as in OpenSSH's
-MaxStartups; a single address meets its own cap, unless somebody there has proved to know the secret lately, so that a
-wrong password does not lock a household out.
+MaxStartups; a single address meets its own cap. Both spare an address from which somebody has proved lately to know the
+secret, so that neither a wrong password nor a stranger's flood locks a household out; only the full cap stops everybody.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mikanet.address import parse_ip
 #: Connections younger than this, in seconds, are not counted: honest peers prove themselves at once.
 GRACE = 2.0
 
-#: How long, in seconds, a verified connection exempts its address from the cap per address.
+#: How long, in seconds, a verified connection exempts its address from random drop and from the cap per address.
 TRUST_TIME = 600.0
 
 #: Most addresses remembered as trusted (our choice); the oldest is forgotten first.
@@ -84,12 +84,12 @@ class Admission:
         count, full = len(self._old), self._limits.unverified
         if count >= full:
             return True
+        if now - self._trusted.get(group, -TRUST_TIME - 1) <= TRUST_TIME:
+            return False
         start = full // 10
         if count >= start and self._uniform() < EARLY_DROP + (1 - EARLY_DROP) * (count - start) / (full - start):
             return True
-        if self._old_by_group[group] < self._limits.unverified_per_address:
-            return False
-        return now - self._trusted.get(group, -TRUST_TIME - 1) > TRUST_TIME
+        return self._old_by_group[group] >= self._limits.unverified_per_address
 
     def verify(self, connection: Hashable, host: str, now: float, user: Hashable = None) -> bool:
         """The connection's peer proved itself. False when the caps of verified connections are reached.

@@ -71,6 +71,19 @@ class UnverifiedTests(SynchronousTestCase):
         self.assertTrue(admission.admit("fifth", "192.0.2.1", 600.0))
         self.assertFalse(admission.admit("sixth", "192.0.2.1", 600.1))
 
+    def test_a_flood_of_strangers_spares_known_addresses(self) -> None:
+        """Random early drop does not meet an address that proved itself lately; the full cap does."""
+        admission = Admission(AdmissionLimits(unverified=1000), lambda: 0.0)
+        admission.admit("good", "192.0.2.1", 0.0)
+        admission.verify("good", "192.0.2.1", 0.0)
+        admitted = sum(
+            admission.admit(("stranger", index), f"10.{index >> 8}.{index & 255}.1", 10.0) for index in range(999)
+        )
+        self.assertEqual(admitted, 999)
+        self.assertFalse(admission.admit("another stranger", "192.0.2.2", 13.0))
+        self.assertTrue(admission.admit("a friend", "192.0.2.1", 13.0))
+        self.assertFalse(admission.admit("a friend later", "192.0.2.1", 700.0))
+
     def test_leaving_is_counted_once(self) -> None:
         """A connection that leaves twice, or was never there, changes nothing."""
         admission = Admission(AdmissionLimits(unverified_per_address=1), never)
