@@ -61,6 +61,9 @@ PYTHON = r"""
 import json, os, resource, sys, time
 import arca
 
+def on_init():
+    arca.log("loaded")
+
 def on_handle(request):
     print("noise on stdout")
     word = request[:5]
@@ -227,7 +230,7 @@ class PythonWorkerTests(MegakiTestCase):
         self.assertIn("thrown on purpose", self.server.output)
         since = time.monotonic()
         await self.assertFailure((await self.session()).send_message(b"exit "), SessionLostError)
-        self.assertLess(time.monotonic() - since, 0.5)
+        self.assertLess(time.monotonic() - since, 1.0)
         self.assertEqual(await session.send_message(b"hello"), b"You said 'hello'")
 
 
@@ -372,7 +375,7 @@ class TroubleTests(MegakiTestCase):
         session = await self.session()
         since = time.monotonic()
         await self.assertFailure(session.send_message(b"sleep20000"), SessionLostError)
-        self.assertTrue(0.9 < time.monotonic() - since < 1.5)
+        self.assertTrue(0.9 < time.monotonic() - since < 3.0)
         self.assertEqual(await (await self.session()).send_message(b"x"), b"You said 'x'")
 
     async def test_three_of_four_busy(self) -> None:
@@ -393,6 +396,8 @@ class TroubleTests(MegakiTestCase):
     async def test_reload(self) -> None:
         """SIGHUP under load: every request is answered, first by the old script, at the end by the new one."""
         self.serve()
+        while self.server.output.count("loaded") < 4:
+            await self.wait(0.02)
         session = await self.session()
         answers = []
         self.file.write_text("def on_handle(request): return b'new'\n")
@@ -452,7 +457,7 @@ class FloodTests(MegakiTestCase):
 
     async def test_half_handshakes(self) -> None:
         """2,500 handshakes left half done, then 30 clients: all of them get through."""
-        self.serve("--max-unverified-per-address=10000", "--max-unverified=10000")
+        self.serve("--max-unverified-per-address=10000", "--max-unverified=100000")
         syn = self.syn()
         for number in range(2500):
             self.stranger(f"127.{50 + number // 250}.{number % 250}.1", syn)
