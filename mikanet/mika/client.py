@@ -53,6 +53,7 @@ class MikaClientConfig:
 
     :ivar wall_clock: Unix time, as the protocol sends it.
     :ivar printable_iv: begin each connection with six printable bytes (M6).
+    :ivar log_destinations: whether targets are named in the log.
     """
 
     keys: Keys
@@ -61,6 +62,7 @@ class MikaClientConfig:
     random_bytes: Callable[[int], bytes] = os.urandom
     random_below: Callable[[int], int] = secrets.randbelow
     printable_iv: bool = False
+    log_destinations: bool = False
 
     def new_session(self, kind: Kind, destination: Address | None) -> ClientSession:
         """A session for one connection that is made now."""
@@ -346,6 +348,9 @@ class MikaTunnel:
         config, health = self._config, self.health
         if destination is not None:
             encode_address(destination)  # a host that no header can carry is refused before a connection is made
+
+        if config.log_destinations:
+            _log.info("{kind} to {destination}", kind=kind.name, destination=str(destination or "the request's host"))
 
         def make_filter(upper: IProtocol) -> Filter:
             config.counters.add("mika.client.connections")

@@ -59,6 +59,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     raise_file_limit()
     warn_of_profile(options.derived.profile)
     counters = Counters()
-    config = MikaClientConfig(options.derived, counters, printable_iv=bool(options["iv-printable"]))
+    config = MikaClientConfig(
+        options.derived,
+        counters,
+        printable_iv=bool(options["iv-printable"]),
+        log_destinations=bool(options["verbose"]),
+    )
     tunnel = MikaTunnel(reactor, options.server, config, options["server"])
     return make_client(reactor, tunnel, options.front, counters)

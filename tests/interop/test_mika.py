@@ -300,6 +300,22 @@ class SpecTests(TransferTests):
             self.assertNotIn(self.tunnel.password.decode(), process.output)
 
 
+class VerboseTests(MikaTestCase):
+    """--verbose at both ends."""
+
+    server_options = ("--verbose",)
+    client_options = ("--verbose",)
+
+    def test_destinations_are_named(self) -> None:
+        """Who asks for it finds each destination in both logs, and still no secret."""
+        self.curl("--socks5", f"127.0.0.1:{self.tunnel.socks_port}", f"http://127.0.0.1:{self.target.web}/")
+        assert self.tunnel.server is not None
+        assert self.tunnel.client is not None
+        for process in (self.tunnel.server, self.tunnel.client):
+            self.assertIn(f"127.0.0.1:{self.target.web}", process.output)
+            self.assertNotIn(self.tunnel.password.decode(), process.output)
+
+
 class GoTests(TransferTests):
     """The transfers with profile go."""
 
