@@ -145,7 +145,7 @@ class InstallTests(SynchronousTestCase):
         listed = plugin_names(call(venv / "bin" / "twistd", "--help", cwd=empty, env={"PYTHONPATH": ""}))
         self.assertLessEqual(set(PLUGINS), listed)
         for plugin in PLUGINS:
-            self.assertIn("--password-file", call(venv / "bin" / "twistd", plugin, "--help", cwd=empty))
+            self.assertIn("--drain-time", call(venv / "bin" / "twistd", plugin, "--help", cwd=empty))
         self.assertIn("genkey", call(venv / "bin" / "mikanet", "--help", cwd=empty))
         self.assertGreaterEqual(len(call(venv / "bin" / "mikanet", "genkey", cwd=empty).strip()), 43)
         script = "from twisted.internet.endpoints import clientFromString as c; c(None, 'host:example.com:80')"
@@ -163,6 +163,7 @@ class InstallTests(SynchronousTestCase):
         (wheel,) = self.dist.glob("*.whl")
         names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
         wanted = {file.relative_to(ROOT).as_posix() for file in (ROOT / "mikanet").rglob("*.py")}
+        wanted |= {file.relative_to(ROOT).as_posix() for file in (ROOT / "mikanet").rglob("*.php")}
         wanted |= {"mikanet/py.typed", "twisted/plugins/mikanet_plugins.py"}
         self.assertEqual(wanted - names, set())
         others = {name for name in names - wanted if not re.fullmatch(r"mikanet/_speedups[^/]*\.(so|pyi?|c)", name)}
