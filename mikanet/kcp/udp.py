@@ -13,12 +13,12 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet import udp
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import DatagramProtocol
 from zope.interface import implementer
 
+from mikanet.datagrams import QuietPort
 from mikanet.kcp.ports import IPacketPort
 
 #: (host, port) or (host, port, flow, scope), as sockets give it.
@@ -44,8 +44,14 @@ _ERROR_COST = 16384
 _NO_RUNS = frozenset({errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP})
 
 
+class _Nobody(DatagramProtocol):
+    """The protocol that Twisted's port asks for; packets go elsewhere."""
+
+    noisy = False
+
+
 @implementer(IPacketPort)
-class UdpPackets(udp.Port):
+class UdpPackets(QuietPort):
     """A UDP socket that carries sealed packets of many peers, or of one.
 
     :param received: called with each peer's packets of one read.
@@ -59,7 +65,7 @@ class UdpPackets(udp.Port):
     def __init__(
         self, reactor: Any, port: int, interface: str, received: PacketsReceived, only: UdpPeer | None = None
     ) -> None:
-        super().__init__(port, DatagramProtocol(), interface, reactor=reactor)  # type: ignore[no-untyped-call]
+        super().__init__(port, _Nobody(), interface, reactor=reactor)  # type: ignore[no-untyped-call]
         self._received = received
         self._only = None if only is None else _as_received(only)
         self._runs = True
