@@ -84,6 +84,8 @@ class MegakiServerService(DrainingService):
     SIGHUP loads the workers' script anew, SIGUSR2 logs the pool's figures.
     """
 
+    reloads = True
+
     def __init__(self, reactor: Any, factory: YugiFactory, pool: Pool, threads: RsaThreads, drain_time: float) -> None:
         super().__init__(reactor, factory.connections, drain_time)
         self.pool = pool
@@ -94,12 +96,14 @@ class MegakiServerService(DrainingService):
 
     def startService(self) -> None:
         """Start workers and threads."""
-        self._restore = _take_signals(
-            self._reactor, {signal.SIGHUP: self.pool.reload, signal.SIGUSR2: self._log_status}
-        )
+        self._restore = _take_signals(self._reactor, {signal.SIGUSR2: self._log_status})
         self._threads.start()
         self.pool.start()
         super().startService()
+
+    def hang_up(self) -> None:
+        """SIGHUP: load the workers' script anew."""
+        self._reactor.callFromThread(self.pool.reload)
 
     def _log_status(self) -> None:
         _log.info(

@@ -366,12 +366,12 @@ class YugiFactory(Factory):
         self._half_open_deadlines = Deadlines(reactor, HALF_OPEN_TIME)
         self._half_open: OrderedDict[YugiProtocol, int] = OrderedDict()
 
-    def buildProtocol(self, addr: IAddress | None) -> YugiProtocol | None:  # type: ignore[override]  # Twisted's factory attribute is typed as its own class
-        """A protocol for a new connection; None, which closes it at once, when admission says so (X3)."""
+    def buildProtocol(self, addr: IAddress | None) -> TwistedProtocol | None:
+        """A protocol for a new connection; one that ends it at once when admission says so (X3)."""
         protocol = YugiProtocol(self)
         if not self.admission.admit(protocol, getattr(addr, "host", ""), self.reactor.seconds()):
             self.config.counters.add("megaki.server.limit.unverified")
-            return None
+            return self.refusals.turn_away()
         self.connections.add(protocol)
         return protocol
 

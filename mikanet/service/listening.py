@@ -7,7 +7,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Collection
-from typing import Any, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 from twisted.application.service import MultiService, Service
 from twisted.internet import error
@@ -134,9 +134,12 @@ class DrainingService(MultiService):
     When stopped it first closes its ports, then lets the connections end by themselves for the drain time, then cuts
     them. A second signal cuts them at once.
 
+    :cvar reloads: whether SIGHUP means something to this service, also on a terminal.
     :param connections: those that are there now; looked at again and again while draining.
     :param drain_time: seconds.
     """
+
+    reloads: ClassVar[bool] = False
 
     def __init__(self, clock: IReactorTime, connections: Collection[Abortable], drain_time: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # untyped in Twisted
@@ -145,13 +148,17 @@ class DrainingService(MultiService):
         self._drain_time = drain_time
 
     def startService(self) -> None:
-        """As MultiService; a daemon also survives SIGHUP, which some systems send when they rotate logs."""
+        """As MultiService; SIGHUP goes to :meth:`hang_up` unless it says that the user's terminal is gone."""
         super().startService()  # type: ignore[no-untyped-call]  # untyped in Twisted
-        if not sys.stdin or not sys.stdin.isatty():
+        if self.reloads or not sys.stdin or not sys.stdin.isatty():
             try:
-                signal.signal(signal.SIGHUP, lambda *_: _log.info("SIGHUP: there is nothing to load anew; going on"))
+                signal.signal(signal.SIGHUP, lambda *_: self.hang_up())
             except ValueError:
                 pass  # not in the main thread, as in tests
+
+    def hang_up(self) -> None:
+        """SIGHUP, which some systems send when they rotate logs; a service with something to load overrides this."""
+        _log.info("SIGHUP: there is nothing to load anew; going on")
 
     def stopService(self) -> Deferred[None]:
         """Fires when every port is closed and every connection has ended or was cut."""

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.guard.admission import AdmissionLimits
-from mikanet.guard.refusal import LINGER
+from mikanet.guard.refusal import LINGER, TURN_AWAY_LINGER
 from mikanet.megaki import yugi
 from mikanet.megaki.bank import TokenBank
 from mikanet.megaki.harness import Failure, WorkerError
@@ -331,6 +331,18 @@ class RefusalTests(YugiTestCase):
         self.assertEqual(self.counted("limit.half_open"), 1)
         self.assert_refused(transport, 0.0)
 
+    def test_a_stranger_too_many(self) -> None:
+        """Over the cap of unverified connections one gets a FIN at once, and no reset for what it has sent already (X3)."""
+        self.serve(limits=AdmissionLimits(unverified_per_address=1))
+        self.server.raw()
+        self.clock.advance(3)
+        transport = self.server.raw()
+        self.assertTrue(transport.fin)
+        transport.receive(SYN)
+        self.assertFalse(transport.closed or transport.aborted)
+        self.clock.advance(TURN_AWAY_LINGER)
+        self.assertTrue(transport.closed)
+
     def test_no_room_for_more(self) -> None:
         """Over the cap of verified connections a client is reset; a full bank answers with an error code."""
         self.serve(limits=AdmissionLimits(connections=1))
@@ -386,8 +398,8 @@ class FloodTests(YugiTestCase):
         for _ in range(32):
             self.server.raw("192.0.2.5")
         self.clock.advance(3)
-        self.assertTrue(self.server.raw("192.0.2.5").closed)
-        self.assertFalse(self.server.raw("192.0.2.6").closed)
+        self.assertTrue(self.server.raw("192.0.2.5").fin)
+        self.assertFalse(self.server.raw("192.0.2.6").fin)
 
 
 REAL_ANSWER = yugi.answer_syn
