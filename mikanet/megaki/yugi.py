@@ -15,9 +15,9 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IPushProducer, ITCPTransport
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -26,9 +26,9 @@ from mikanet import prompt
 from mikanet.counters import Counters
 from mikanet.crypto.rsa_oaep import PrivateKey
 from mikanet.errors import RemoteProtocolError
-from mikanet.guard.admission import Admission, AdmissionLimits
+from mikanet.guard.admission import AdmissionLimits
 from mikanet.guard.deadlines import Deadlines
-from mikanet.guard.refusal import Refusal, Refusals
+from mikanet.guard.server import Guard, GuardedFactory
 from mikanet.megaki.bank import TokenBank
 from mikanet.megaki.exchange import Context
 from mikanet.megaki.harness import WorkerError
@@ -106,17 +106,15 @@ class YugiProtocol(TwistedProtocol):
     factory: YugiFactory
     transport: Any
 
-    def __init__(self, factory: YugiFactory) -> None:
+    def __init__(self, factory: YugiFactory, host: str) -> None:
         self.factory = factory
+        self._guard = Guard(factory, self, host)
         self._yami: ServerYami
         self._network = ""
         self._context = b""
-        self._verified = False
         self._lost = False
         self._read_ended = False
         self._paused = False
-        self._refusal: Refusal | None = None
-        self._refusal_key: int | None = None
         self._idle_key: int | None = None
         self._active = 0.0
         self._held = 0
@@ -125,15 +123,15 @@ class YugiProtocol(TwistedProtocol):
         """Start the one clock that every refusal of this connection will run out on."""
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
-        factory, config = self.factory, self.factory.config
+        config = self.factory.config
         self._network = network_of(self.transport.getPeer().host)
         self._yami = ServerYami(config.bank, self._network, config.random_bytes, config.max_message)
-        self._refusal_key = factory.refusals.deadlines.start(self._refusal_time_over)
+        self._guard.start()
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the client."""
-        if self._refusal is not None:
-            self._refusal.data_received(len(data))
+        if self._guard.refusal is not None:
+            self._guard.refusal.data_received(len(data))
             return
         self._yami.feed(data)
         self._pump()
@@ -142,13 +140,17 @@ class YugiProtocol(TwistedProtocol):
         """Act on everything that has come."""
         yami, clock = self._yami, self.factory.reactor
         try:
-            while self._refusal is None and not self._lost and (event := yami.next_event(clock.seconds())) is not None:
+            while (
+                self._guard.refusal is None
+                and not self._lost
+                and (event := yami.next_event(clock.seconds())) is not None
+            ):
                 self._act(event)
         except RemoteProtocolError:
             self._refuse()
             return
         waiting = self._hold(yami.buffered)
-        if not self._verified:
+        if not self._guard.verified:
             if yami.state is State.OPENING and waiting > EARLY_BYTES:
                 self._refuse()
         elif waiting > HIGH_WATER and yami.state is State.HANDLING and not self._paused:
@@ -193,7 +195,7 @@ class YugiProtocol(TwistedProtocol):
             self._refuse("limit.syn_queue")
 
     def _syn_opened(self, result: SynAnswer | Failure) -> None:
-        if self._lost or self._refusal is not None:
+        if self._lost or self._guard.refusal is not None:
             return
         if isinstance(result, Failure):
             if not result.check(RemoteProtocolError):
@@ -210,23 +212,19 @@ class YugiProtocol(TwistedProtocol):
 
     def half_open_over(self) -> None:
         """The ACK did not come in time, or others need the place."""
-        if not self._verified and not self._lost and self._refusal is None:
+        if not self._guard.verified and not self._lost and self._guard.refusal is None:
             self._yami.forget_half_open()
             self._refuse("limit.half_open")
 
     def _establish(self, event: Established) -> None:
         factory = self.factory
         factory.half_closed(self)
-        self._cancel_refusal()
-        peer = self.transport.getPeer()
-        if not factory.admission.verify(self, peer.host, factory.reactor.seconds()):
-            self._count("limit.verified")
+        if not self._guard.prove():
             self._leave_bank()
-            self._lost = True  # admission counts it no more
-            factory.connections.discard(self)
+            self._hold(0)
+            self._lost = True  # no request that came along is answered
             self.transport.abortConnection()
             return
-        self._verified = True
         self._active = factory.reactor.seconds()
         self._idle_key = factory.idle_deadlines.start(self._look_if_idle)
         self._count("resumed" if event.resumed else "handshakes")
@@ -235,7 +233,7 @@ class YugiProtocol(TwistedProtocol):
     # -- requests
 
     def _answered(self, answer: bytes) -> None:
-        if self._lost or self._refusal is not None:
+        if self._lost or self._guard.refusal is not None:
             return
         self._active = self.factory.reactor.seconds()
         prompt.send(self.transport, self._yami.respond(answer))
@@ -252,13 +250,13 @@ class YugiProtocol(TwistedProtocol):
         """No answer: the document has no packet for that, so the connection is closed at once."""
         failure.trap(WorkerError)
         self._count(f"unanswered.{cast(WorkerError, failure.value).failure.name.lower()}")
-        if not self._lost and self._refusal is None:
+        if not self._lost and self._guard.refusal is None:
             self.transport.loseConnection()
 
     def _look_if_idle(self) -> None:
         factory = self.factory
         self._idle_key = None
-        if self._lost or self._refusal is not None:
+        if self._lost or self._guard.refusal is not None:
             return
         quiet = factory.reactor.seconds() - self._active
         if quiet >= factory.config.idle_time and self._yami.state is not State.HANDLING:
@@ -267,44 +265,23 @@ class YugiProtocol(TwistedProtocol):
         else:
             self._idle_key = factory.idle_deadlines.start(self._look_if_idle)
 
-    # -- refusal
-
     def _refuse(self, why: str = "") -> None:
-        """Turn the client away; after proof the time counts from now."""
-        self._count(why or ("refused.after_proof" if self._verified else "refused.before_proof"))
+        """Turn the client away."""
         self.factory.half_closed(self)
-        self._refusal = Refusal(self.factory.refusals, cast(ITCPTransport, self.transport))
-        if self._verified:
+        self._guard.refuse(why)
+        if self._guard.verified:
             self._leave_bank()
-            self._refusal_key = self.factory.refusals.deadlines.start(self._refusal_time_over)
         if self._paused:
             self._paused = False
             cast(IPushProducer, self.transport).resumeProducing()
-
-    def _refusal_time_over(self) -> None:
-        self._refusal_key = None
-        if self._refusal is None:
-            self._count("refused.silence")
-            self._refusal = Refusal(self.factory.refusals, cast(ITCPTransport, self.transport))
-            if self._read_ended:
-                self._refusal.end()
-                self._refusal.read_ended()
-                return
-        self._refusal.end()
-
-    def _cancel_refusal(self) -> None:
-        if self._refusal_key is not None:
-            self.factory.refusals.deadlines.cancel(self._refusal_key)
-            self._refusal_key = None
 
     # -- ends
 
     def readConnectionLost(self) -> None:
         """The client's FIN: it still gets the answer that it waits for."""
         self._read_ended = True
-        if self._refusal is not None:
-            self._refusal.read_ended()
-        elif self._verified and self._yami.state is not State.HANDLING:
+        self._guard.read_ended()
+        if self._guard.refusal is None and self._guard.verified and self._yami.state is not State.HANDLING:
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
@@ -312,7 +289,7 @@ class YugiProtocol(TwistedProtocol):
 
     def drain(self) -> None:
         """The server stops: end now, or after the answer that is on its way."""
-        if self._yami.state is not State.HANDLING or self._refusal is not None:
+        if self._yami.state is not State.HANDLING or self._guard.refusal is not None:
             self.transport.loseConnection()
 
     def abort(self) -> None:
@@ -325,55 +302,40 @@ class YugiProtocol(TwistedProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone; the session stays in the bank."""
         factory = self.factory
-        self._cancel_refusal()
+        self._guard.lost()
         if self._idle_key is not None:
             factory.idle_deadlines.cancel(self._idle_key)
-        if self._refusal is not None:
-            self._refusal.lost()
         if self._lost:
             return
         self._lost = True
         self._hold(0)
         factory.half_closed(self)
         self._leave_bank()
-        if self._verified:
-            factory.admission.leave_verified()
-        else:
-            factory.admission.leave(self)
-        factory.connections.discard(self)
 
     def _count(self, what: str) -> None:
-        self.factory.config.counters.add(f"megaki.server.{what}")
+        self.factory.count(what)
 
 
-class YugiFactory(Factory):
+class YugiFactory(GuardedFactory[YugiProtocol]):
     """Makes and knows the connections of one Megaki server.
 
-    :ivar connections: those that are there now. :ivar draining: whether the server is about to end.
+    :ivar draining: whether the server is about to end.
     """
 
-    noisy = False
+    prefix = "megaki.server"
 
     def __init__(self, reactor: Any, config: YugiConfig) -> None:
-        self.reactor = reactor
+        super().__init__(reactor, config.limits, config.refusal_time, config.counters)
         self.config = config
-        self.admission = Admission(config.limits)
-        self.refusals = Refusals(reactor, config.refusal_time)
         self.idle_deadlines = Deadlines(reactor, max(0.05, config.idle_time / 4))
         self.syn_rates = SynRates(config.syn_rate, config.syn_burst)
-        self.connections: set[YugiProtocol] = set()
         self.draining = False
         self._half_open_deadlines = Deadlines(reactor, HALF_OPEN_TIME)
         self._half_open: OrderedDict[YugiProtocol, int] = OrderedDict()
 
-    def buildProtocol(self, addr: IAddress | None) -> TwistedProtocol | None:
-        """A protocol for a new connection; one that ends it at once when admission says so (X3)."""
-        protocol = YugiProtocol(self)
-        if not self.admission.admit(protocol, getattr(addr, "host", ""), self.reactor.seconds()):
-            self.config.counters.add("megaki.server.limit.unverified")
-            return self.refusals.turn_away()
-        self.connections.add(protocol)
-        return protocol
+    def make(self, host: str) -> YugiProtocol:
+        """A protocol for a new connection."""
+        return YugiProtocol(self, host)
 
     def half_opened(self, protocol: YugiProtocol) -> None:
         """A SYNACK is out; its ACK may take so long, and no longer when others need the place."""

@@ -14,7 +14,7 @@ from typing import Any, cast
 from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IConsumer, IProtocol
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -24,9 +24,9 @@ from mikanet.counters import Counters
 from mikanet.crypto.replay import ReplaySet
 from mikanet.egress import Egress
 from mikanet.errors import DestinationError, Reason, RemoteProtocolError, reason_of
-from mikanet.guard.admission import Admission, AdmissionLimits
+from mikanet.guard.admission import AdmissionLimits
 from mikanet.guard.deadlines import Deadlines
-from mikanet.guard.refusal import Refusal, Refusals
+from mikanet.guard.server import Guard, GuardedFactory
 from mikanet.mika.http_target import HttpTarget
 from mikanet.mika.session import Keys, Profile, ServerSession
 from mikanet.mika.udp_target import UdpTarget
@@ -64,11 +64,8 @@ class MikaServerProtocol(RelayEnd):
 
     factory: MikaServerFactory
     _session: ServerSession
-    _refusal_key: int | None = None
-    _refusal: Refusal | None = None
     _chunk_key: int | None = None
     _chunk_id: int | None = None
-    _verified = False
     _dialling: Deferred[IProtocol] | None = None
     _http: HttpTarget | None = None
     _udp: UdpTarget | None = None
@@ -76,6 +73,7 @@ class MikaServerProtocol(RelayEnd):
     def __init__(self, factory: MikaServerFactory, host: str) -> None:
         self.factory = factory
         self._host = host
+        self._guard = Guard(factory, self, host)
         self.budget = factory.config.budget
         self._session = ServerSession(factory.config.keys, factory.config.replays, factory.config.wall_clock)
 
@@ -84,22 +82,23 @@ class MikaServerProtocol(RelayEnd):
         assert self.transport is not None
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
-        self._refusal_key = self.factory.refusals.deadlines.start(self._refusal_time_over)
+        self._guard.start()
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the client."""
-        if self._refusal is not None:
-            self._refusal.data_received(len(data))
+        guard = self._guard
+        if guard.refusal is not None:
+            guard.refusal.data_received(len(data))
             return
         session = self._session
         try:
             payloads = session.receive(data)
         except RemoteProtocolError as refused:
             # A header and a bad chunk in one piece are no other case than in two.
-            if session.header is None or self._verified or self._prove():
+            if session.header is None or guard.verified or self._prove():
                 self._refuse(refused)
             return
-        if not self._verified:
+        if not guard.verified:
             if session.header is None:
                 return
             if not self._prove() or not self._accept(session.header):
@@ -115,14 +114,9 @@ class MikaServerProtocol(RelayEnd):
 
     def _prove(self) -> bool:
         """The client has shown that it knows the password: count it among those."""
-        factory = self.factory
-        self._cancel_refusal()
-        if not factory.admission.verify(self, self._host, factory.reactor.seconds()):
-            self._count("limit.verified")
+        if not self._guard.prove():
             self.abort()
             return False
-        self._verified = True
-        factory.verified.add(self)
         # From here on the client takes our end for the end of a response, so our death must be a reset, even before a
         # target is joined, which does the same.
         assert self.transport is not None
@@ -178,7 +172,7 @@ class MikaServerProtocol(RelayEnd):
 
     def _fail_target(self, failure: Failure) -> None:
         self._dialling = None
-        if self._refusal is not None:
+        if self._guard.refusal is not None:
             return  # given up because the client is being turned away, which must not show
         # The document has no status: the client learns of it by the reset.
         if not failure.check(error.ConnectingCancelledError, error.UserError):
@@ -186,7 +180,7 @@ class MikaServerProtocol(RelayEnd):
         self.abort()
 
     def _http_time_over(self) -> None:
-        if self._http is not None and self._refusal is None:
+        if self._http is not None and self._guard.refusal is None:
             self.abort()
 
     def _client_ended(self) -> None:
@@ -200,7 +194,7 @@ class MikaServerProtocol(RelayEnd):
 
     def send(self, data: bytes) -> None:
         """Bytes from the target."""
-        if self.transport is not None and self._refusal is None:
+        if self.transport is not None and self._guard.refusal is None:
             prompt.send(self.transport, self._session.send(data))
 
     def end_writing(self) -> None:
@@ -213,7 +207,7 @@ class MikaServerProtocol(RelayEnd):
             RelayEnd.end_writing(self)
 
     def _send_datagram(self, data: bytes) -> None:
-        if self.transport is not None and not self._lost and self._refusal is None:
+        if self.transport is not None and not self._lost and self._guard.refusal is None:
             self.transport.write(self._session.send_datagram(data))
 
     def _watch_chunk(self) -> None:
@@ -223,7 +217,7 @@ class MikaServerProtocol(RelayEnd):
     def _chunk_time_over(self) -> None:
         self._chunk_key = None
         current = self._session.unfinished_chunk
-        if current is None or self._refusal is not None or self._read_ended:
+        if current is None or self._guard.refusal is not None or self._read_ended:
             return
         if current == self._chunk_id:
             self._refuse(RemoteProtocolError("a chunk was never finished"))
@@ -233,15 +227,13 @@ class MikaServerProtocol(RelayEnd):
     # -- refusal
 
     def _refuse(self, cause: RemoteProtocolError) -> None:
-        """Turn the client away; after proof the target is reset first, and the time counts from now."""
-        self._count("refused.after_proof" if self._verified else "refused.before_proof")
-        assert self.transport is not None
-        self._refusal = Refusal(self.factory.refusals, self.transport)
-        if self._verified:
+        """Turn the client away; after proof the target is reset first."""
+        self._guard.refuse()
+        if self._guard.verified:
             self._leave_target()
             cast(IConsumer, self.transport).unregisterProducer()
+            assert self.transport is not None
             set_crash_reset(self.transport, False)
-            self._refusal_key = self.factory.refusals.deadlines.start(self._refusal_time_over)
         if self._paused:
             self.resumeProducing()
 
@@ -255,29 +247,13 @@ class MikaServerProtocol(RelayEnd):
             peer.peer = None
             peer.abort()
 
-    def _refusal_time_over(self) -> None:
-        self._refusal_key = None
-        if self._refusal is None:
-            self._count("refused.silence")
-            assert self.transport is not None
-            self._refusal = Refusal(self.factory.refusals, self.transport)
-            if self._read_ended:
-                self._refusal.read_ended()
-        self._refusal.end()
-
-    def _cancel_refusal(self) -> None:
-        if self._refusal_key is not None:
-            self.factory.refusals.deadlines.cancel(self._refusal_key)
-            self._refusal_key = None
-
     # -- ends
 
     def readConnectionLost(self) -> None:
         """The client's FIN."""
-        if self._refusal is not None:
-            self._refusal.read_ended()
-        elif not self._verified:
-            self._read_ended = True  # changes nothing that can be seen: the refusal has its own time
+        if self._guard.refusal is not None or not self._guard.verified:
+            self._read_ended = True
+            self._guard.read_ended()
         elif self._session.ended:
             pass  # the end mark said so before
         elif self.factory.config.keys.profile is Profile.GO:
@@ -289,18 +265,9 @@ class MikaServerProtocol(RelayEnd):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection to the client is gone."""
-        factory = self.factory
-        self._cancel_refusal()
         if self._chunk_key is not None:
-            factory.chunk_deadlines.cancel(self._chunk_key)
-        if self._verified:
-            factory.admission.leave_verified()
-        else:
-            factory.admission.leave(self)
-        if self._refusal is not None:
-            self._refusal.lost()
-        factory.connections.discard(self)
-        factory.verified.discard(self)
+            self.factory.chunk_deadlines.cancel(self._chunk_key)
+        self._guard.lost()
         RelayEnd.connectionLost(self, reason)
         if self._dialling is not None:
             self._dialling.cancel()
@@ -308,7 +275,7 @@ class MikaServerProtocol(RelayEnd):
             self._udp.close()
 
     def _count(self, what: str) -> None:
-        self.factory.config.counters.add(f"mika.server.{what}")
+        self.factory.count(what)
 
 
 class _TargetFactory(Factory):
@@ -332,29 +299,16 @@ class _TargetEnd(RelayEnd):
 _TARGETS = _TargetFactory()
 
 
-class MikaServerFactory(Factory):
-    """Makes and knows the connections of one Mika server.
+class MikaServerFactory(GuardedFactory[MikaServerProtocol]):
+    """Makes and knows the connections of one Mika server."""
 
-    :ivar connections: those that are there now. :ivar verified: those of them that have proved themselves.
-    """
-
-    noisy = False
+    prefix = "mika.server"
 
     def __init__(self, reactor: Any, config: MikaServerConfig) -> None:
-        self.reactor = reactor
+        super().__init__(reactor, config.limits, config.refusal_time, config.counters)
         self.config = config
-        self.admission = Admission(config.limits)
-        self.refusals = Refusals(reactor, config.refusal_time)
         self.chunk_deadlines = Deadlines(reactor, CHUNK_TIME)
-        self.connections: set[MikaServerProtocol] = set()
-        self.verified: set[MikaServerProtocol] = set()
 
-    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """A protocol for a new connection; one that ends it at once when admission says so (X3)."""
-        host = getattr(addr, "host", "")
-        protocol = MikaServerProtocol(self, host)
-        if not self.admission.admit(protocol, host, self.reactor.seconds()):
-            self.config.counters.add("mika.server.limit.unverified")
-            return self.refusals.turn_away()
-        self.connections.add(protocol)
-        return protocol
+    def make(self, host: str) -> MikaServerProtocol:
+        """A protocol for a new connection."""
+        return MikaServerProtocol(self, host)
