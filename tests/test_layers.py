@@ -34,10 +34,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "mikanet.filters",
         "mikanet.guard",
         "mikanet.prompt",
-        "mikanet.rawpackets",
         "mikanet.relay",
     ),
-    ("mikanet.carriers", "mikanet.frontdoors"),
+    ("mikanet.carriers", "mikanet.frontdoors", "mikanet.rawpackets"),
     ("mikanet.mika", "mikanet.pickaxe", "mikanet.megaki", "mikanet.nitrosocks", "mikanet.paqet"),
     ("mikanet.service",),
     (),  # what SYSTEM_TOP names
