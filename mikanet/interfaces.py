@@ -59,6 +59,7 @@ class ICarrier(Interface):
     writable = Attribute("Whether more should be sent now. ``send`` still works when not, but what is sent waits here.")
     waiting = Attribute("Bytes that were sent and wait in this process.")
     user = Attribute("The ICarrierUser; may be set anew at any time, None drops what comes.")
+    host = Attribute("The address from which the peer's packets come, as text; empty where that says nothing.")
 
     def send(packets: Sequence[bytes]) -> None:
         """Send packets. An unreliable carrier may lose, repeat and reorder them. On a lost carrier: nothing."""
