@@ -1,0 +1,1 @@
+"""paqet: streams and datagrams over smux over KCP, in raw TCP packets or UDP."""
