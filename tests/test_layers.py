@@ -40,7 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("mikanet.mika", "mikanet.pickaxe", "mikanet.megaki", "mikanet.nitrosocks", "mikanet.paqet"),
     ("mikanet.service",),
     (),  # what SYSTEM_TOP names
-    ("mikanet.endpoints", "mikanet.kcp.endpoints"),
+    ("mikanet.endpoints",),
     ("mikanet.cli",),
     ("twisted.plugins.mikanet_plugins",),
 )
@@ -53,7 +53,7 @@ SYSTEM_TOP = ("options", "service", "tap_")
 SYSTEM_TOP_FLOOR = 8
 
 #: In the rooms of kcp, fec and smux, these modules connect a state machine to Twisted and stand beside the carriers.
-ADAPTERS = ("client", "connection", "filter", "forward", "link", "ports", "sessions", "udp")
+ADAPTERS = ("client", "connection", "endpoints", "filter", "forward", "link", "ports", "sessions", "udp")
 ADAPTER_ROOMS = ("mikanet.fec", "mikanet.kcp", "mikanet.smux")
 ADAPTER_FLOOR = 5
 
@@ -233,5 +233,5 @@ class CheckerTests(SynchronousTestCase):
     def test_imports(self) -> None:
         """Modules are found in every way of importing them."""
         self.assertIn("mikanet.mika.tap_server", {found for found, _ in imports_of("mikanet.cli.demo")})
-        self.assertIn("mikanet.mika.session", {found for found, _ in imports_of("mikanet.endpoints")})
+        self.assertIn("mikanet.mika.session", {found for found, _ in imports_of("mikanet.endpoints.mika")})
         self.assertIn("twisted.internet", {found for found, _ in imports_of("mikanet.errors")})

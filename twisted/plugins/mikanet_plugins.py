@@ -2,7 +2,7 @@
 
 from twisted.application.service import ServiceMaker
 
-from mikanet.endpoints import HostParser, KcpParser, MikaParser, ObfsHttpParser, Socks5Parser
+from mikanet.endpoints import ClientAndServerParser, ClientParser
 
 mika_server = ServiceMaker(
     "mika-server", "mikanet.mika.tap_server", "Mika: the server of a private way out.", "mika-server"
@@ -18,8 +18,8 @@ megaki_client = ServiceMaker(
     "megaki-client", "mikanet.megaki.tap_client", "Megaki: an HTTP gateway to a server.", "megaki-client"
 )
 
-host_endpoint = HostParser()
-socks5_endpoint = Socks5Parser()
-mika_endpoint = MikaParser()
-obfs_http_endpoint = ObfsHttpParser()
-kcp_endpoint = KcpParser()
+host_endpoint = ClientParser("host")
+socks5_endpoint = ClientParser("socks5")
+mika_endpoint = ClientParser("mika")
+obfs_http_endpoint = ClientAndServerParser("obfs-http")
+kcp_endpoint = ClientAndServerParser("kcp")

@@ -9,8 +9,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.crypto.packet_keys import Kdf, derive_key
+from mikanet.endpoints.kcp import MIKA_CLIENT, MIKA_MODE, MIKA_SERVER, parse_client, parse_link, parse_server
 from mikanet.errors import ConfigError
-from mikanet.kcp.endpoints import MIKA_CLIENT, MIKA_MODE, MIKA_SERVER, parse_kcp_client, parse_kcp_server, parse_link
 from mikanet.kcp.link import LinkSettings
 from mikanet.kcp.settings import KCPTUN_MODES, MODES
 
@@ -104,7 +104,7 @@ class ParseTests(SynchronousTestCase):
     def test_endpoints(self) -> None:
         """The parsers take a string's positional parts; a port that is none is refused."""
         clock: Any = Clock()
-        parse_kcp_client(clock, "example.net", "8388")
-        parse_kcp_server(clock, "8388", interface="127.0.0.1")
-        self.assertRaises(ConfigError, parse_kcp_server, clock, "eight")
-        self.assertRaises(ConfigError, parse_kcp_client, clock, "example.net", "0")
+        parse_client(clock, "example.net", "8388")
+        parse_server(clock, "8388", interface="127.0.0.1")
+        self.assertRaises(ConfigError, parse_server, clock, "eight")
+        self.assertRaises(ConfigError, parse_client, clock, "example.net", "0")
