@@ -54,7 +54,10 @@ class StreamCarrier(BaseCarrier, Protocol):
         transport = cast(ITCPTransport, self.transport)
         transport.setTcpNoDelay(True)
         transport.setTcpKeepAlive(True)
-        cast(IConsumer, transport).registerProducer(self, True)
+        self._made()
+
+    def _made(self) -> None:
+        cast(IConsumer, self.transport).registerProducer(self, True)
 
     # -- ICarrier
 
@@ -128,9 +131,8 @@ class ServerStreamCarrier(StreamCarrier):
         self._factory = factory
         self._guard = Guard(factory, self, host)
 
-    def connectionMade(self) -> None:
-        """Start the clock of the refusal, and show the carrier to the server."""
-        super().connectionMade()
+    def _made(self) -> None:
+        # No producer before the proof: a transport that has one does not send the FIN of a refusal.
         self._guard.start()
         self._factory.accept(self)
 
@@ -141,7 +143,11 @@ class ServerStreamCarrier(StreamCarrier):
 
     def proven(self) -> None:
         """From here on the connection is one of ours."""
-        if not self._guard.verified and self._guard.refusal is None and not self._guard.prove():
+        if self._guard.verified or self._guard.refusal is not None or self.transport is None:
+            return
+        if self._guard.prove():
+            super()._made()
+        else:
             self.abort()
 
     def refuse(self) -> None:
@@ -149,7 +155,6 @@ class ServerStreamCarrier(StreamCarrier):
         if self._guard.verified:
             self.abort()
         elif self.transport is not None:
-            cast(IConsumer, self.transport).unregisterProducer()
             self._guard.refuse()
 
     def dataReceived(self, data: bytes) -> None:
@@ -164,8 +169,6 @@ class ServerStreamCarrier(StreamCarrier):
         if self._guard.verified:
             super().readConnectionLost()
         else:
-            # A refusal sends a FIN itself, which a transport with a producer never does.
-            cast(IConsumer, self.transport).unregisterProducer()
             self._guard.read_ended()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -21,7 +21,7 @@ _LENGTH = struct.Struct("<I")
 
 def frame(packets: Iterable[bytes]) -> bytes:
     """Packets as bytes of a stream."""
-    pieces = []
+    pieces: list[bytes] = []
     pack = _LENGTH.pack
     for packet in packets:
         pieces += (pack(len(packet)), packet)
