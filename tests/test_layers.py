@@ -35,6 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "mikanet.guard",
         "mikanet.prompt",
         "mikanet.relay",
+        "mikanet.udp_target",
     ),
     ("mikanet.carriers", "mikanet.frontdoors", "mikanet.rawpackets"),
     ("mikanet.mika", "mikanet.pickaxe", "mikanet.megaki", "mikanet.nitrosocks", "mikanet.paqet"),

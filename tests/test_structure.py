@@ -46,9 +46,9 @@ TESTED_ELSEWHERE = {
     "mikanet/mika/service.py": "tests/interop/test_mika.py",
     "mikanet/mika/tap_client.py": "tests/service/test_options.py",
     "mikanet/mika/tap_server.py": "tests/service/test_options.py",
-    "mikanet/mika/udp_target.py": "tests/mika/test_protocol.py and tests/interop/test_mika.py: a real socket",
     "mikanet/service/doors.py": "tests/interop/test_mika.py: it puts a client together",
     "mikanet/smux/forward.py": "tests/interop/test_kcptun.py: what kcptun's peer does with streams",
+    "mikanet/udp_target.py": "tests/mika/test_protocol.py and tests/interop/test_mika.py: a real socket",
 }
 
 

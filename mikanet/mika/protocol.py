@@ -29,9 +29,9 @@ from mikanet.guard.deadlines import Deadlines
 from mikanet.guard.server import Guard, GuardedFactory
 from mikanet.mika.http_target import HttpTarget
 from mikanet.mika.session import Keys, Profile, ServerSession
-from mikanet.mika.udp_target import UdpTarget
 from mikanet.mika.wire import Header, Kind
 from mikanet.relay import MemoryBudget, RelayEnd, can_half_close, join, set_crash_reset
+from mikanet.udp_target import UdpTarget
 
 #: How long, in seconds, a chunk may stay unfinished (M4).
 CHUNK_TIME = 30.0

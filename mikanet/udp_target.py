@@ -1,4 +1,4 @@
-"""The server's side of a UDP forward: one connected UDP socket to one permitted target."""
+"""The server's side of a UDP flow: one connected UDP socket to one permitted target."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from zope.interface import implementer
 from mikanet.address import Address, IPAddress
 from mikanet.datagrams import open_flow
 from mikanet.egress import Egress
-from mikanet.mika.wire import MAX_DATAGRAM
+
+#: The most that UDP over IPv4 can carry in one datagram, in bytes.
+MAX_DATAGRAM = 65507
 
 #: A flow that carries nothing either way for this long, in seconds, is ended.
 IDLE_TIME = 120.0
@@ -29,17 +31,24 @@ class UdpTarget(DatagramProtocol):
 
     :param deliver: called with each datagram that the target sends.
     :param fail: called when the target cannot be had, or the flow has been idle for too long.
+    :param max_datagram: larger ones are dropped, either way.
     """
 
     noisy = False
 
     def __init__(
-        self, reactor: Any, egress: Egress, deliver: Callable[[bytes], None], fail: Callable[[], None]
+        self,
+        reactor: Any,
+        egress: Egress,
+        deliver: Callable[[bytes], None],
+        fail: Callable[[], None],
+        max_datagram: int = MAX_DATAGRAM,
     ) -> None:
         self._reactor = reactor
         self._egress = egress
         self._deliver = deliver
         self._fail = fail
+        self._max_datagram = max_datagram
         self._port: udp.Port | None = None
         self._target: tuple[str, int] | None = None
         self._held: list[bytes] = []
@@ -72,10 +81,12 @@ class UdpTarget(DatagramProtocol):
     def send(self, data: bytes) -> None:
         """One datagram to the target; what cannot be sent is dropped, as UDP does."""
         self._active = True
+        if len(data) > self._max_datagram:
+            return
         if self._port is None:
             if len(self._held) < MAX_HELD:
                 self._held.append(data)
-        elif len(data) <= MAX_DATAGRAM:
+        else:
             try:
                 self._port.write(data)
             except OSError:
@@ -84,7 +95,7 @@ class UdpTarget(DatagramProtocol):
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """One datagram from the target."""
         self._active = True
-        if datagram and not self._full:
+        if 0 < len(datagram) <= self._max_datagram and not self._full:
             self._deliver(datagram)
 
     def connectionRefused(self) -> None:
