@@ -15,6 +15,7 @@ from mikanet.guard.admission import AdmissionLimits
 from mikanet.mika.protocol import MikaServerConfig, MikaServerFactory
 from mikanet.mika.session import Keys
 from mikanet.relay import MemoryBudget
+from mikanet.service.counters_socket import CountersService
 from mikanet.service.listening import DrainingService, ListeningService
 from mikanet.service.reporting import ReportingService
 from mikanet.service.state import ReplayJournal, StateFolder
@@ -59,6 +60,7 @@ def make_server(reactor: Any, settings: MikaServerSettings) -> DrainingService:
     for child in (
         ListeningService(settings.listen, settings.endpoint, factory, "mika server"),
         ReportingService(reactor, counters),
+        CountersService(reactor, "mika-server", counters.snapshot),
         _JournalService(journal),
     ):
         child.setServiceParent(service)  # type: ignore[no-untyped-call]  # untyped in Twisted

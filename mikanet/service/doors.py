@@ -19,6 +19,7 @@ from mikanet.frontdoors.door import DoorFactory, DoorSettings
 from mikanet.frontdoors.doors import UdpForward, forward_factory, http_factory, socks_factory
 from mikanet.interfaces import ITunnel
 from mikanet.relay import MemoryBudget
+from mikanet.service.counters_socket import CountersService
 from mikanet.service.listening import Abortable, DrainingService, ListeningService, fail_to_listen
 from mikanet.service.options import ClientOptions, server_endpoint
 from mikanet.service.reporting import ReportingService
@@ -34,6 +35,7 @@ class FrontDoors:
     :ivar forwards: (endpoint in the user's words, endpoint, destination).
     :ivar udp_forwards: (listening address, destination).
     :ivar credentials: who may use the SOCKS and HTTP doors; None lets everyone in.
+    :ivar name: what the client is called where its counters are shown.
     """
 
     doors: tuple[tuple[str, str, IStreamServerEndpoint], ...]
@@ -43,6 +45,7 @@ class FrontDoors:
     drain_time: float
     max_connections: int
     memory: int
+    name: str = "client"
 
     @classmethod
     def from_options(cls, reactor: Any, options: ClientOptions) -> FrontDoors:
@@ -59,6 +62,7 @@ class FrontDoors:
             drain_time=options.number("drain-time", 0, 3600, float),
             max_connections=options.number("max-connections", 1, 10_000_000),
             memory=options.number("memory", 1, 1024 * 1024) * 1024 * 1024,
+            name=options.command,
         )
 
 
@@ -73,7 +77,10 @@ def make_client(reactor: Any, tunnel: ITunnel, front: FrontDoors, counters: Coun
         max_connections=front.max_connections,
     )
     guarded = dataclasses.replace(settings, credentials=front.credentials)
-    children: list[IService] = [ReportingService(reactor, counters)]
+    children: list[IService] = [
+        ReportingService(reactor, counters),
+        CountersService(reactor, front.name, counters.snapshot),
+    ]
     for kind, text, endpoint in front.doors:
         factory = (socks_factory if kind == "socks" else http_factory)(tunnel, guarded)
         connections.add(factory)

@@ -72,6 +72,12 @@ class Options(usage.Options):
         :raises ConfigError: in the user's words.
         """
 
+    def getSynopsis(self) -> str:
+        """The first line of the help; a command of ours is called by its whole name, one of twistd's as twistd has it."""
+        if self.command.startswith("mikanet "):
+            return f"Usage: {self.command} [options]"
+        return str(super().getSynopsis())  # type: ignore[no-untyped-call]  # untyped in Twisted
+
     def opt_version(self) -> None:
         """Show the version and exit."""
         from mikanet import __version__

@@ -45,6 +45,7 @@ class MainTests(SynchronousTestCase):
             code, printed = self.run_main(name, "--help")
             self.assertIn(code, (0, None))
             self.assertIn("Options:", printed)
+            self.assertIn(f"Usage: mikanet {name} [options]", printed)
 
     def test_genkey(self) -> None:
         """A secret and nothing else."""

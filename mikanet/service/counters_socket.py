@@ -1,0 +1,129 @@
+"""The counters of running services on a Unix socket (X10): one JSON object for each connection, then the end.
+
+Sockets live in one folder for each user, named after the service and its process, readable by that user alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet import error
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+
+from mikanet.service.state import default_state_dir
+
+#: Most bytes of an answer, and how many seconds a reader waits for one (our choice).
+MAX_ANSWER, PATIENCE = 1 << 20, 2.0
+
+_log = Logger()
+
+
+def runtime_dir() -> Path:
+    """Where sockets live: what the service manager or the session gives, ``/run`` for root, else the state folder."""
+    given = os.environ.get("RUNTIME_DIRECTORY")
+    if given:
+        return Path(given.split(":")[0])
+    session = os.environ.get("XDG_RUNTIME_DIR")
+    if session:
+        return Path(session) / "mikanet"
+    return Path("/run/mikanet") if os.geteuid() == 0 else default_state_dir() / "run"
+
+
+class CountersService(Service):
+    """Answers each connection to its socket with the service's name, its process and its counters.
+
+    That the socket cannot be made is no reason not to serve: it is logged, and that is all.
+
+    :param name: the service, as the user calls it: ``mika-server``.
+    :param snapshot: gives the counters now.
+    """
+
+    def __init__(
+        self, reactor: Any, name: str, snapshot: Callable[[], Mapping[str, int]], folder: Path | None = None
+    ) -> None:
+        self._reactor = reactor
+        self._name = name
+        self._snapshot = snapshot
+        self._folder = folder
+        self._port: IListeningPort | None = None
+
+    def privilegedStartService(self) -> None:
+        """Make the socket."""
+        folder = self._folder or runtime_dir()
+        path = folder / f"{self._name}-{os.getpid()}.sock"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._port = self._reactor.listenUNIX(str(path), _AnswerFactory(self._answer), mode=0o600)
+        except (OSError, error.CannotListenError) as problem:
+            _log.info("no counters on {path}: {problem}", path=str(path), problem=str(problem))
+
+    def _answer(self) -> bytes:
+        return json.dumps({"service": self._name, "pid": os.getpid(), "counters": dict(self._snapshot())}).encode()
+
+    def stopService(self) -> Deferred[None]:
+        """Remove the socket."""
+        super().stopService()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        port, self._port = self._port, None
+        if port is None:
+            return succeed(None)
+        return maybeDeferred(port.stopListening).addCallback(lambda _: None)
+
+
+class _Answer(Protocol):
+    def __init__(self, answer: Callable[[], bytes]) -> None:
+        self._text = answer
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(self._text())
+        self.transport.loseConnection()
+
+
+class _AnswerFactory(Factory):
+    noisy = False
+
+    def __init__(self, answer: Callable[[], bytes]) -> None:
+        self._answer = answer
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        return _Answer(self._answer)
+
+
+def read_all(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """What every running service of this user says; sockets whose process is gone are removed.
+
+    Each is a mapping with ``service``, ``pid`` and ``counters``.
+    """
+    try:
+        paths = sorted(folder.glob("*.sock"))
+    except OSError:
+        return
+    for path in paths:
+        try:
+            if not stat.S_ISSOCK(path.stat().st_mode):
+                continue
+            yield json.loads(_read(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except (OSError, ValueError) as problem:
+            _log.debug("{path}: {problem}", path=str(path), problem=str(problem))
+
+
+def _read(path: Path) -> bytes:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(PATIENCE)
+        connection.connect(str(path))
+        answer = bytearray()
+        while len(answer) < MAX_ANSWER and (data := connection.recv(65536)):
+            answer += data
+        return bytes(answer)
