@@ -76,7 +76,7 @@ class Options(usage.Options):
         """The first line of the help; a command of ours is called by its whole name, one of twistd's as twistd has it."""
         if self.command.startswith("mikanet "):
             return f"Usage: {self.command} [options]"
-        return str(super().getSynopsis())  # type: ignore[no-untyped-call]  # untyped in Twisted
+        return str(super().getSynopsis())
 
     def opt_version(self) -> None:
         """Show the version and exit."""
