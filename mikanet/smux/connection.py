@@ -105,6 +105,10 @@ class SmuxStream:
         """From now on each write is one frame, which the peer gets as one ``dataReceived``."""
         self._connection.session.keep_boundaries(self.sid)
 
+    def keep_first_alone(self) -> None:
+        """The first write is a frame of its own, as receivers need that read ahead; to be called before it."""
+        self._connection.session.keep_first_alone(self.sid)
+
     def getPeer(self) -> IAddress:
         """The address of the peer that the session is with."""
         return self._connection.lower().getPeer()

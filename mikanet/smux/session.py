@@ -83,6 +83,7 @@ Event = StreamOpened | StreamData | StreamEnded
 class _Stream:
     sid: int
     datagrams: bool = False
+    alone: bool = False  # the first write is a frame of its own
     output: deque[bytes] = field(default_factory=deque)
     queued: int = 0
     closing: bool = False  # a FIN follows the output
@@ -141,6 +142,10 @@ class Session:
     def keep_boundaries(self, sid: int) -> None:
         """From now on each write to this stream is one frame, never cut or joined."""
         self._streams[sid].datagrams = True
+
+    def keep_first_alone(self, sid: int) -> None:
+        """The first write to this stream, still to come, is a frame of its own; what follows may be joined."""
+        self._streams[sid].alone = True
 
     def send(self, sid: int, data: bytes) -> None:
         """Queue bytes for a stream; none are taken once it is closed or ended.
@@ -332,7 +337,12 @@ class Session:
                 return b""
             most = min(most, room)
         data = output.popleft()
-        if not stream.datagrams:
+        if stream.alone:
+            stream.alone = len(data) > most
+            if stream.alone:
+                output.appendleft(data[most:])
+                data = data[:most]
+        elif not stream.datagrams:
             if len(data) > most:
                 output.appendleft(data[most:])
                 data = data[:most]

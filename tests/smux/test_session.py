@@ -288,6 +288,18 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(got, sizes[:11])
         self.assertRaises(LocalProtocolError, client.send, sid, bytes(32769))
 
+    def test_first_write_alone(self) -> None:
+        """The first write is a frame of its own where that is asked for, or several if it is too long for one."""
+        for size, frames in ((300, [300, 70]), (40_000, [32768, 7232, 70])):
+            pair = self.pair()
+            client = pair.ends["client"]
+            sid = client.open()
+            client.keep_first_alone(sid)
+            for part in (size, 30, 40):
+                client.send(sid, bytes(part))
+            pair.pump()
+            self.assertEqual([len(e.data) for e in pair.events["server"] if isinstance(e, StreamData)], frames)
+
     def test_end_of_peer_drops_output(self) -> None:
         """After the peer's FIN nothing of ours is sent but our own FIN."""
         session = Session(SmuxSettings(), client=True)
