@@ -18,7 +18,7 @@ from enum import IntEnum
 from mikanet.address import Address, parse_ip
 from mikanet.errors import Reason, RemoteProtocolError
 
-# -- types (T)
+# -- the types of messages, field T
 
 LOGIN, LOGIN_RESPONSE = 0, 1
 CONNECT, CONNECT_RESPONSE = 2, 3
@@ -213,7 +213,7 @@ def nearest_counter(low: int, expected: int) -> int:
     return expected + ((low - expected + half) & COUNTER_MASK) - half
 
 
-# -- fragments (P2b)
+# -- fragments, decision P2b
 
 
 @dataclass(frozen=True, slots=True)
