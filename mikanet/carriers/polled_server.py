@@ -1,0 +1,268 @@
+"""The server's end of polled links: who is there, and what each is answered. No I/O, no clock, no randomness of its own.
+
+Everything here may be asked twice: resolvers repeat questions, and networks do. A repeated question gets the answer it
+got before, byte by byte, while that is remembered; what it carries is taken once anyway.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from mikanet.carriers import polled_wire as wire
+from mikanet.carriers.polled_arq import Receiver, Sender
+from mikanet.carriers.polled_client import HIGH_WATER, LOW_WATER
+from mikanet.errors import RemoteProtocolError
+
+#: Challenges that are remembered, and for how long (seconds).
+MAX_PENDING, PENDING_TIME = 4096, 30.0
+#: Links in all.
+MAX_LINKS = 4096
+#: Seconds without a question after which a link is gone.
+SILENCE = 60.0
+#: Answers that each link remembers.
+REMEMBERED = 64
+MAX_STOCK = 64
+#: A repeated question that is younger than this was doubled by a network, not asked again by a resolver (seconds).
+_ASKED_AGAIN = 0.05
+_LEAST_HOLD = 0.1
+#: Bytes of selective acknowledgements where answers are large, and where they are small.
+_MUCH_SACK, _LITTLE_SACK = 64, 4
+
+#: Sends an answer back on the way on which its question came; None instead of a message asks for a way with more room.
+Reply = Callable[[Any, bytes | None], None]
+
+
+class _Held:
+    __slots__ = ("at", "path", "room")
+
+    def __init__(self, path: Any, room: int, now: float) -> None:
+        self.path = path
+        self.room = room
+        self.at = now
+
+
+class PolledLink:
+    """One link, made by :class:`PolledServer`.
+
+    :ivar heard_at: when the last question came. :ivar hold: seconds for which questions are held now.
+    :ivar closing: the link ends: questions are answered with that.
+    """
+
+    def __init__(self, connection: int, start: wire.Start, reply: Reply, now: float) -> None:
+        self.connection = connection
+        self._stock = min(start.stock, MAX_STOCK)
+        self._most_hold = start.hold
+        self._reply = reply
+        self._held: dict[int, _Held] = {}
+        self._answered: OrderedDict[int, bytes] = OrderedDict()
+        self._sender = Sender()
+        self._receiver = Receiver()
+        self._owe_ack = False
+        self.hold = start.hold
+        self.heard_at = now
+        self.closing = False
+
+    # -- the upper side
+
+    def push(self, packets: Iterable[bytes]) -> None:
+        """Packets to send."""
+        self._sender.push(packets)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the client does not have yet."""
+        return self._sender.waiting
+
+    @property
+    def writable(self) -> bool:
+        """As :attr:`PolledClient.writable`."""
+        return self._sender.unsent <= min(HIGH_WATER, max(LOW_WATER, 2 * self._sender.flying_bytes))
+
+    # -- questions
+
+    def question(self, up: wire.Up, path: Any, room: int, now: float) -> list[bytes]:
+        """A question came on a way with ``room`` bytes for its answer; the packets that are whole now.
+
+        :raises RemoteProtocolError: if the client acknowledges what was never sent.
+        """
+        self.heard_at = now
+        number = up.number
+        before = self._answered.get(number)
+        if before is not None:
+            self._reply(path, before)
+            return []
+        held = self._held.get(number)
+        if held is not None:
+            self._asked_again(number, held, path, room, now)
+            return []
+        self._held[number] = _Held(path, room, now)
+        self._sender.acknowledged(up.ack, up.sack, up.told, now)
+        if up.sequence is None:
+            return []
+        self._owe_ack = True
+        return self._receiver.take(up.sequence, up.data)
+
+    def _asked_again(self, number: int, held: _Held, path: Any, room: int, now: float) -> None:
+        """A resolver lost patience: it gets its answer now, and such questions are not held for as long any more."""
+        held.path, held.room = path, room
+        age = now - held.at
+        if age >= _ASKED_AGAIN:
+            self.hold = max(_LEAST_HOLD, min(self.hold, 0.8 * age))
+            while number in self._held:
+                self._answer(now)
+
+    def flush(self, now: float) -> None:
+        """Answer what is to be answered now."""
+        while self._held:
+            if not self._sender.ready and len(self._held) <= self._stock and not self._owe_ack and not self.closing:
+                return
+            if not self._answer(now):
+                return
+
+    def _answer(self, now: float) -> bool:
+        """Answer the oldest question. False if it has to wait for a way with more room."""
+        number, held = next(iter(self._held.items()))
+        if self.closing:
+            self._finish(number, held, wire.CLOSED)
+            return True
+        receiver, sender = self._receiver, self._sender
+        most_sack = _MUCH_SACK if held.room > 256 else _LITTLE_SACK
+        sack = receiver.sack
+        room = held.room - wire.DOWN_OVERHEAD - (min((sack.bit_length() + 7) >> 3, most_sack) if sack else 0)
+        segment = sender.take(room, now)
+        if segment is None and sender.too_large(room):
+            del self._held[number]
+            self._reply(held.path, None)
+            return True
+        backlog = sender.backlog(max(1, room)) if sender.ready else 0
+        message = wire.down(now - held.at, backlog, receiver.ack, sack, most_sack, *(segment or (None, b"")))
+        self._owe_ack = False
+        self._finish(number, held, message)
+        return True
+
+    def _finish(self, number: int, held: _Held, message: bytes) -> None:
+        del self._held[number]
+        self._answered[number] = message
+        if len(self._answered) > REMEMBERED:
+            self._answered.popitem(last=False)
+        self._reply(held.path, message)
+
+    # -- time
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`tick` is due."""
+        times = [self.heard_at + SILENCE]
+        if self._held:
+            times.append(next(iter(self._held.values())).at + self.hold)
+        if (alarm := self._sender.deadline) is not None:
+            times.append(alarm)
+        return min(times)
+
+    def tick(self, now: float) -> None:
+        """Time has passed: questions that waited long enough are answered, segments that nobody confirms sent again."""
+        deadline = self._sender.deadline
+        if deadline is not None and deadline <= now:
+            self._sender.time_out(now)
+        while self._held and next(iter(self._held.values())).at + self.hold <= now:
+            if self.hold < self._most_hold:
+                self.hold = min(self._most_hold, self.hold * 1.02)
+            self._answer(now)
+
+    def drop(self) -> None:
+        """Forget everything."""
+        self._held.clear()
+        self._answered.clear()
+
+
+@dataclass(slots=True)
+class _Pending:
+    connection: int
+    at: float
+
+
+class PolledServer:
+    """The links of one server, and the handshakes before them.
+
+    :param reply: see :data:`Reply`. :param random_number: gives 32 random bits for a connection's number, which is all
+        that a stranger would have to guess.
+    :param started: called with each new link; False refuses it.
+    """
+
+    def __init__(
+        self, reply: Reply, random_number: Callable[[], int], started: Callable[[PolledLink, Any], bool]
+    ) -> None:
+        self._reply = reply
+        self._random_number = random_number
+        self._started = started
+        self._pending: OrderedDict[bytes, _Pending] = OrderedDict()
+        self._connections: dict[int, bytes] = {}
+        self.links: dict[int, PolledLink] = {}
+
+    def question(self, message: bytes, path: Any, room: int, now: float) -> tuple[PolledLink, list[bytes]] | None:
+        """A question came.
+
+        :return: the link that it belongs to, with the packets that are whole now; None if it was all answered here.
+        :raises RemoteProtocolError: if it is none, or of a link that is not here.
+        """
+        asked = wire.read_question(message)
+        if isinstance(asked, wire.Up):
+            link = self.links.get(asked.connection)
+            if link is None:
+                raise RemoteProtocolError("a question on a link that is not here")
+            return link, link.question(asked, path, room, now)
+        if isinstance(asked, wire.Hello):
+            self._reply(path, wire.welcome(asked.challenge, self._connection_for(asked.challenge, now)))
+            return None
+        if asked.connection not in self._connections and asked.connection not in self.links:
+            raise RemoteProtocolError("a question on a link that is not here")
+        if isinstance(asked, wire.Probe):
+            self._reply(path, wire.probed(message, min(asked.size, room, wire.MAX_PATTERN)))
+        elif isinstance(asked, wire.Start):
+            self._reply(path, wire.STARTED if self._start(asked, path, now) else wire.CLOSED)
+        else:
+            self._reply(path, wire.CLOSED)
+            link = self.links.get(asked.connection)
+            if link is not None:
+                link.closing = True
+                return link, []
+        return None
+
+    def _connection_for(self, challenge: bytes, now: float) -> int:
+        """The number for a challenge, the same each time."""
+        pending = self._pending
+        known = pending.get(challenge)
+        if known is not None:
+            return known.connection
+        while pending and (len(pending) >= MAX_PENDING or next(iter(pending.values())).at + PENDING_TIME < now):
+            _, old = pending.popitem(last=False)
+            self._connections.pop(old.connection, None)
+        connection = self._random_number()
+        while connection in self._connections or connection in self.links:
+            connection = self._random_number()
+        pending[challenge] = _Pending(connection, now)
+        self._connections[connection] = challenge
+        return connection
+
+    def _start(self, asked: wire.Start, path: Any, now: float) -> bool:
+        if asked.connection in self.links:
+            return True
+        if len(self.links) >= MAX_LINKS:
+            return False
+        link = PolledLink(asked.connection, asked, self._reply, now)
+        self.links[asked.connection] = link
+        if not self._started(link, path):
+            del self.links[asked.connection]
+            return False
+        return True
+
+    def forget(self, link: PolledLink) -> None:
+        """A link has ended."""
+        self.links.pop(link.connection, None)
+        link.drop()
+        challenge = self._connections.pop(link.connection, None)
+        if challenge is not None:
+            self._pending.pop(challenge, None)
