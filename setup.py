@@ -32,6 +32,7 @@ setup(
         "zope.interface>=7.1",
         "treq>=24.9.1",
         "h11>=0.14",
+        "PyYAML>=6",
     ],
     extras_require={
         "test": ["hypothesis>=6.100", "pycryptodome>=3.20"],

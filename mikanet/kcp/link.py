@@ -40,6 +40,7 @@ class LinkSettings:
     :ivar data_shards: and :ivar parity_shards: of FEC; none unless both are positive.
     :ivar mtu: largest packet after the UDP header, as kcptun and paqet count it.
     :ivar require_proof: (server) hold a session's bytes until its peer is known to be live (Q4).
+    :ivar max_probation: (server) sessions whose peers have not proven themselves; and the same from one host.
     :raises ConfigError: if the numbers do not fit each other.
     """
 
@@ -56,6 +57,8 @@ class LinkSettings:
     require_proof: bool = False
     max_sessions: int = 1024
     max_sessions_per_host: int = 64
+    max_probation: int = 256
+    max_probation_per_host: int = 32
 
     def __post_init__(self) -> None:
         block = BLOCKS.get(self.block)

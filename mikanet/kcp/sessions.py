@@ -27,8 +27,6 @@ FAILURES_PER_SECOND = 200
 _MAX_SOURCES = 4096
 #: Ended sessions that late packets must not open again, and for how long (seconds).
 _MAX_ENDED, _ENDED_FOR = 4096, 60.0
-#: Sessions that have not proven themselves, at most, where proof is asked for (Q4).
-MAX_PROBATION = 256
 
 
 @dataclass(slots=True, eq=False)
@@ -91,6 +89,8 @@ class KcpSessions:
         self._failures = FailureLimit(clock)
         self._by_peer: dict[Any, list[_Session]] = {}
         self._per_source: dict[Any, int] = {}
+        self._unproven: dict[Any, int] = {}  # per source too
+        self._unproven_count = 0
         self._count = 0
         self._ended: OrderedDict[tuple[Any, int], float] = OrderedDict()
 
@@ -147,6 +147,7 @@ class KcpSessions:
         deliver(session.bottom, bodies)
         if not session.live and session.kcp.proven:
             session.live = True
+            self._forget_unproven(self._port.source_of(peer))
             for other in [other for other in self._by_peer.get(peer, ()) if other is not session]:
                 self.counters.add("kcp.server.replaced")
                 other.kcp.abortConnection()
@@ -168,6 +169,8 @@ class KcpSessions:
         self._by_peer.setdefault(peer, []).append(session)
         source = self._port.source_of(peer)
         self._per_source[source] = self._per_source.get(source, 0) + 1
+        self._unproven[source] = self._unproven.get(source, 0) + 1
+        self._unproven_count += 1
         self._count += 1
         self.counters.add("kcp.server.opened")
         bottom.makeConnection(
@@ -187,14 +190,21 @@ class KcpSessions:
             session.kcp.abortConnection()
         if self._count >= self._settings.max_sessions:
             return "sessions"
-        if self._per_source.get(self._port.source_of(peer), 0) >= self._settings.max_sessions_per_host:
+        source = self._port.source_of(peer)
+        if self._per_source.get(source, 0) >= self._settings.max_sessions_per_host:
             return "host"
-        if self._settings.require_proof and self._in_probation() >= MAX_PROBATION:
+        if self._settings.require_proof and (
+            self._unproven_count >= self._settings.max_probation
+            or self._unproven.get(source, 0) >= self._settings.max_probation_per_host
+        ):
             return "probation"
         return None
 
-    def _in_probation(self) -> int:
-        return sum(not session.live for sessions in self._by_peer.values() for session in sessions)
+    def _forget_unproven(self, source: Any) -> None:
+        self._unproven_count -= 1
+        self._unproven[source] -= 1
+        if not self._unproven[source]:
+            del self._unproven[source]
 
     def _forget(self, peer: Any, session: _Session) -> None:
         sessions = self._by_peer[peer]
@@ -206,6 +216,8 @@ class KcpSessions:
         if not self._per_source[source]:
             del self._per_source[source]
         self._count -= 1
+        if not session.live:
+            self._forget_unproven(source)
         self._ended[peer, session.conv] = self._clock.seconds() + _ENDED_FOR
         if len(self._ended) > _MAX_ENDED:
             self._ended.popitem(last=False)

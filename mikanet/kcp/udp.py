@@ -167,6 +167,8 @@ class UdpPackets(QuietPort):
     def source_of(peer: UdpPeer) -> int:
         """The IPv4 address, or the /64 of an IPv6 one (X3)."""
         address = ipaddress.ip_address(peer[0].split("%")[0])
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped  # a socket for both families
         return int(address) if address.version == 4 else int(address) >> 64 | 1 << 64
 
 

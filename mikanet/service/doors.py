@@ -35,6 +35,7 @@ class FrontDoors:
     :ivar forwards: (endpoint in the user's words, endpoint, destination).
     :ivar udp_forwards: (listening address, destination).
     :ivar credentials: who may use the SOCKS and HTTP doors; None lets everyone in.
+    :ivar own_doors: doors as ``doors`` that have credentials of their own, or are open, whatever ``credentials`` says.
     :ivar name: what the client is called where its counters are shown.
     """
 
@@ -46,6 +47,7 @@ class FrontDoors:
     max_connections: int
     memory: int
     name: str = "client"
+    own_doors: tuple[tuple[str, str, IStreamServerEndpoint, Credentials | None], ...] = ()
 
     @classmethod
     def from_options(cls, reactor: Any, options: ClientOptions) -> FrontDoors:
@@ -76,15 +78,15 @@ def make_client(reactor: Any, tunnel: ITunnel, front: FrontDoors, counters: Coun
         budget=MemoryBudget(front.memory),
         max_connections=front.max_connections,
     )
-    guarded = dataclasses.replace(settings, credentials=front.credentials)
     children: list[IService] = [
         ReportingService(reactor, counters),
         CountersService(reactor, front.name, counters.snapshot),
     ]
-    for kind, text, endpoint in front.doors:
+    for kind, text, endpoint, credentials in (*((*door, front.credentials) for door in front.doors), *front.own_doors):
+        guarded = dataclasses.replace(settings, credentials=credentials)
         factory = (socks_factory if kind == "socks" else http_factory)(tunnel, guarded)
         connections.add(factory)
-        is_open = front.credentials is None
+        is_open = credentials is None
         children.append(ListeningService(text, endpoint, factory, f"{kind} front door", warn_beyond_loopback=is_open))
     for text, endpoint, destination in front.forwards:
         factory = forward_factory(tunnel, destination, settings)

@@ -92,6 +92,11 @@ def fail_to_listen(where: str, problem: BaseException) -> NoReturn:
     advice = _ADVICE.get(getattr(cause, "errno", None) or 0)
     if advice is not None:
         text = f"{text}; {advice}"
+    fail_to_serve(text)
+
+
+def fail_to_serve(text: str) -> NoReturn:
+    """Tell the user in one line, on stderr and in the log, why this cannot go on, and end the process."""
     _log.critical("{text}", text=text)
     if sys.__stderr__ is not None:
         # twistd has taken over sys.stderr by now, and what is written there ends in the log.

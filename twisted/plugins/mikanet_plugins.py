@@ -18,6 +18,13 @@ megaki_client = ServiceMaker(
     "megaki-client", "mikanet.megaki.tap_client", "Megaki: an HTTP gateway to a server.", "megaki-client"
 )
 
+paqet_server = ServiceMaker(
+    "paqet-server", "mikanet.paqet.tap_server", "paqet: the server of a tunnel in packets like TCP's.", "paqet-server"
+)
+paqet_client = ServiceMaker(
+    "paqet-client", "mikanet.paqet.tap_client", "paqet: the client, with its front doors.", "paqet-client"
+)
+
 host_endpoint = ClientParser("host")
 socks5_endpoint = ClientParser("socks5")
 mika_endpoint = ClientParser("mika")

@@ -1,0 +1,241 @@
+"""paqet's client: the tunnel that front doors use, over several connections to one server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mikanet.address import Address
+from mikanet.errors import DestinationError, LocalProtocolError, Reason
+from mikanet.filters.base import Filter, Kind
+from mikanet.guard.deadlines import Deadlines
+from mikanet.interfaces import IPacketTransport, ITunnel
+from mikanet.kcp.link import PacketSealer
+from mikanet.paqet.connection import Connection, LiveSession, PaqetClientConfig
+from mikanet.paqet.ports import IClientPort
+from mikanet.paqet.wire import MAX_DATAGRAM, MAX_HOST, Message, MessageType, encode
+from mikanet.smux.connection import SmuxStream
+
+#: Seconds of silence of the destination after which a stream is ended whose application sends no more: the wire cannot
+#: say that, so nobody else would end it.
+HALF_CLOSED_TIME = 30.0
+#: Least time, in seconds, between two messages about the same trouble.
+REPEAT_TIME = 60.0
+
+_log = Logger()
+
+
+class PaqetStream(Filter):
+    """A stream to a destination. Lower side: a smux stream. Upper side: byte stream.
+
+    There is no half-close on the wire. When our direction ends, the other goes on until the server ends it, or nothing
+    comes for a while.
+    """
+
+    __slots__ = ("_half_closed", "_heard", "_message", "_silence")
+
+    def __init__(self, upper: IProtocol, message: bytes, half_closed: Deadlines) -> None:
+        super().__init__(upper)
+        self._message = message
+        self._half_closed = half_closed
+        self._silence: int | None = None
+        self._heard = False
+
+    def connectionMade(self) -> None:
+        """The message in a frame of its own, as Go's gob decoder reads ahead; then what the upper protocol has."""
+        stream: SmuxStream = self.transport  # type: ignore[assignment]
+        stream.keep_first_alone()
+        stream.write(self._message)
+        self.establish()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the destination."""
+        self._heard = True
+        self.upper.dataReceived(data)
+
+    @property
+    def can_half_close(self) -> bool:
+        """In our own way."""
+        return True
+
+    def loseWriteConnection(self) -> None:
+        """Our direction has ended; wait for the other."""
+        if self.transport is not None and self._silence is None:
+            self._heard = False
+            self._silence = self._half_closed.start(self._look)
+
+    def _look(self) -> None:
+        self._silence = None
+        if self._heard:
+            self.loseWriteConnection()
+        else:
+            self.loseConnection()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The stream is over."""
+        if self._silence is not None:
+            self._half_closed.cancel(self._silence)
+        super().connectionLost(reason)
+
+
+@implementer(IPacketTransport)
+class PaqetDatagrams(Filter):
+    """Datagrams to a destination. Lower side: a smux stream, one frame a datagram. Upper side: packets, in order."""
+
+    upper_kind = Kind.PACKETS
+    max_packet_size = MAX_DATAGRAM
+
+    __slots__ = ("_message",)
+
+    def __init__(self, upper: IProtocol, message: bytes) -> None:
+        super().__init__(upper)
+        self._message = message
+
+    def connectionMade(self) -> None:
+        """The message, then datagrams."""
+        stream: SmuxStream = self.transport  # type: ignore[assignment]
+        stream.keep_boundaries()
+        stream.write(self._message)
+        self.establish()
+
+    def write(self, data: bytes) -> None:
+        """One datagram; empty ones do not exist here, and longer ones are lost."""
+        if 0 < len(data) <= MAX_DATAGRAM and self.transport is not None:
+            self.transport.write(data)
+
+
+class _Voice:
+    """The few words that a client says about its server."""
+
+    def __init__(self, clock: IReactorTime, server: str, say: Callable[[str], None]) -> None:
+        self._clock = clock
+        self._server = server
+        self._say = say
+        self._said: str | None = None
+        self._said_at = 0.0
+
+    def report(self, problem: str | None) -> None:
+        """What is wrong with the server, or None: it answers."""
+        if problem is None:
+            if self._said is not None:
+                self._said = None
+                self._say(f"the server {self._server} answers")
+            return
+        now = self._clock.seconds()
+        if problem != self._said or now - self._said_at >= REPEAT_TIME:
+            self._said, self._said_at = problem, now
+            advice = ""
+            if problem == "answers nothing":
+                advice = "; trying again: check that it runs, that key and block are its own, and that its port can be reached"
+            self._say(f"the server {self._server} {problem}{advice}")
+
+
+@implementer(IStreamClientEndpoint)
+class _Endpoint:
+    """Opens a stream in a live session of the tunnel."""
+
+    def __init__(self, tunnel: PaqetTunnel, message: Message, make: Callable[[IProtocol, bytes], Filter]) -> None:
+        self._tunnel = tunnel
+        self._message = message
+        self._make = make
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        def open_stream(live: LiveSession) -> IProtocol:
+            upper = protocolFactory.buildProtocol(live.smux.lower().getPeer())
+            if upper is None:
+                raise DestinationError(Reason.FAILURE, "nobody wants the connection any more")
+            try:
+                live.smux.open(self._make(upper, encode(self._message, live.dialect)))
+            except LocalProtocolError as problem:
+                raise DestinationError(Reason.LIMIT, str(problem)) from None
+            return upper
+
+        return self._tunnel.session().addCallback(open_stream)
+
+
+@implementer(ITunnel)
+class PaqetTunnel:
+    """Streams and datagrams to anywhere, through one paqet server.
+
+    :param ports: one for each connection; new streams take the connections in turn.
+    :param name: the server in the user's words, for messages.
+    :param report: takes one line for the user; the default logs a warning.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        ports: Sequence[IClientPort],
+        config: PaqetClientConfig,
+        name: str,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        self._config = config
+        self._ports = ports
+        self._half_closed = Deadlines(clock, HALF_CLOSED_TIME)
+        self.sealer = PacketSealer(config.link, config.random_bytes)
+        voice = _Voice(clock, name, report or (lambda text: _log.warn("{text}", text=text)))
+        self.connections = [Connection(clock, port, config, self.sealer, voice.report) for port in ports]
+        self._next = 0
+        self._started = False
+
+    # -- life
+
+    def start_ports(self) -> None:
+        """Take what needs privileges.
+
+        :raises ConfigError: if that cannot be done.
+        """
+        self._started = True
+        for port in self._ports:
+            port.start()
+
+    def start(self) -> None:
+        """Begin the sessions."""
+        for connection in self.connections:
+            connection.open()
+
+    def stop(self) -> Deferred[None]:
+        """End everything; fires when the ports are closed."""
+        for connection in self.connections:
+            connection.stop()
+        return gatherResults([port.stop() for port in self._ports]).addCallback(lambda _: None)
+
+    # -- use
+
+    def session(self) -> Deferred[LiveSession]:
+        """A live session, those of all connections in turn."""
+        if not self._started:
+            self.start_ports()
+        count = len(self.connections)
+        turns = [(self._next + step) % count for step in range(count)]
+        chosen = next((turn for turn in turns if self.connections[turn].live), turns[0])
+        self._next = (chosen + 1) % count
+        return self.connections[chosen].session()
+
+    def stream_endpoint(self, destination: Address, http: bool = False) -> IStreamClientEndpoint:
+        """See :meth:`ITunnel.stream_endpoint`."""
+
+        def make(upper: IProtocol, message: bytes) -> Filter:
+            return PaqetStream(upper, message, self._half_closed)
+
+        return self._endpoint(MessageType.TCP, destination, make)
+
+    def datagram_endpoint(self, destination: Address) -> IStreamClientEndpoint:
+        """See :meth:`ITunnel.datagram_endpoint`."""
+        return self._endpoint(MessageType.UDP, destination, PaqetDatagrams)
+
+    def _endpoint(
+        self, kind: MessageType, destination: Address, make: Callable[[IProtocol, bytes], Filter]
+    ) -> IStreamClientEndpoint:
+        if not 0 < len(destination.host.encode()) <= MAX_HOST:
+            raise DestinationError(Reason.HOST_UNREACHABLE, "the host is longer than a message can carry")
+        if self._config.log_destinations:
+            _log.info("{kind} to {destination}", kind=kind.name, destination=str(destination))
+        self._config.counters.add(f"paqet.client.{kind.name.lower()}")
+        return _Endpoint(self, Message(kind, destination), make)

@@ -1,0 +1,339 @@
+"""One of a client's connections to its server: sessions that follow one another, each tried out before it is used.
+
+A session is KCP under smux. It is *live* when the server has answered a PING in a dialect that we may speak; until then
+nothing is opened in it, because neither KCP nor paqet's messages would ever tell that nobody is there, or that nobody
+understands. A live session is asked every ten seconds; three answers missed in a row end it, and the next one begins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from twisted.internet import error
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from mikanet.counters import Counters
+from mikanet.errors import DestinationError, LocalProtocolError, Reason, RemoteProtocolError
+from mikanet.kcp.client import KcpClientSession
+from mikanet.kcp.link import LinkSettings, PacketSealer, RandomBytes
+from mikanet.paqet.config import AUTO_DIALECTS
+from mikanet.paqet.ports import IClientPort, OpenPort
+from mikanet.paqet.wire import Dialect, Message, MessageReader, MessageType, encode
+from mikanet.smux.connection import SmuxConnection
+from mikanet.smux.session import SmuxSettings
+
+#: Seconds between two PINGs, and how many may go unanswered (Q8).
+PING_INTERVAL, MAX_MISSED = 10.0, 3
+#: Seconds before a session that never became live is followed by the next, doubled each time up to the second.
+FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
+
+_ALL_DIALECTS = frozenset(Dialect)
+
+
+@dataclass(frozen=True)
+class PaqetClientConfig:
+    """What a client needs besides its reactor and its ports.
+
+    :ivar dialects: of messages: the one to speak, or several to find the server's among.
+    :ivar remote_flags: the flag list that the server is asked to use towards us.
+    :ivar resident: keep a session at all times; otherwise one is opened when it is wanted, and let go when idle.
+    """
+
+    link: LinkSettings
+    smux: SmuxSettings
+    dialects: tuple[Dialect, ...] = AUTO_DIALECTS
+    remote_flags: tuple[int, ...] = ()
+    resident: bool = True
+    counters: Counters = field(default_factory=Counters)
+    random_bytes: RandomBytes = os.urandom
+    log_destinations: bool = False
+
+
+class LiveSession(NamedTuple):
+    """A session that streams can be opened in, and the dialect of their messages."""
+
+    smux: SmuxConnection
+    dialect: Dialect
+
+
+class Connection:
+    """Sessions over one port.
+
+    :param sealer: shared by all connections, as it remembers packets.
+    :param report: told what the user should know: whether the server answers (None), or what is wrong.
+    :ivar dialect: that of the live session; None while none is live.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        port: IClientPort,
+        config: PaqetClientConfig,
+        sealer: PacketSealer,
+        report: Callable[[str | None], None],
+    ) -> None:
+        self.dialect: Dialect | None = None
+        self._clock = clock
+        self._port = port
+        self._config = config
+        self._sealer = sealer
+        self._report = report
+        self._smux: SmuxConnection | None = None
+        self._misunderstood = False
+        self._opening: Deferred[OpenPort] | None = None
+        self._waiting: list[Deferred[LiveSession]] = []
+        self._timer: IDelayedCall | None = None
+        self._wait = FIRST_WAIT
+        self._pings: set[_Ping] = set()
+        self._missed = 0
+        self._stopped = False
+
+    # -- for the tunnel
+
+    @property
+    def live(self) -> bool:
+        """Whether streams can be opened at once."""
+        return self.dialect is not None
+
+    def session(self) -> Deferred[LiveSession]:
+        """A live session, now or when there is one; fails with :class:`DestinationError` when the server is silent."""
+        if self._smux is not None and self.dialect is not None:
+            return succeed(LiveSession(self._smux, self.dialect))
+        if self._misunderstood:
+            return fail(_unreachable())
+        waiting: Deferred[LiveSession] = Deferred(self._waiting_cancelled)
+        self._waiting.append(waiting)
+        self.open()
+        return waiting
+
+    def _waiting_cancelled(self, waiting: Deferred[LiveSession]) -> None:
+        self._waiting.remove(waiting)
+
+    def open(self) -> None:
+        """Begin a session, unless there is one."""
+        if self._smux is not None or self._opening is not None or self._stopped:
+            return
+        self._cancel_timer()
+        self._opening = self._port.open(self._packets_received)
+        self._opening.addCallbacks(self._opened, self._not_opened)
+
+    def stop(self) -> None:
+        """End the session; no other follows."""
+        self._stopped = True
+        self._cancel_timer()
+        if self._opening is not None:
+            self._opening.cancel()
+        elif self._smux is not None:
+            self._smux.abort(Failure(error.ConnectionDone()))
+        self._fail_waiting()
+
+    # -- a session's beginning
+
+    def _packets_received(self, packets: list[bytes]) -> None:
+        self._session.packets_received(packets)
+
+    def _opened(self, opened: OpenPort) -> None:
+        self._opening = None
+        config = self._config
+        smux = self._smux = SmuxConnection(config.smux, True, self._clock, None, self._lost)
+        self._session = KcpClientSession(
+            opened.port, opened.peer, smux, config.link, self._sealer, self._clock, config.random_bytes, opened.close
+        )
+        config.counters.add("paqet.client.sessions")
+        self._missed = 0
+        self._misunderstood = False
+        self._session.start()
+        self._probe()
+        self._timer = self._clock.callLater(PING_INTERVAL, self._look)
+
+    def _not_opened(self, failure: Failure) -> None:
+        self._opening = None
+        if not self._stopped:
+            self._report(f"cannot be reached: {' '.join(str(failure.value).split())}")
+            self._fail_waiting()
+            self._open_later()
+
+    def _probe(self, after: Dialect | None = None) -> None:
+        """Ask in the newest dialect, whose PING alpha.20 understands too, and in gob; in the likelier one first."""
+        first, second = Dialect.A21, Dialect.GOB
+        if set(self._config.dialects) == {Dialect.GOB}:
+            first, second = second, first
+
+        def answered(dialect: Dialect | None) -> None:
+            if dialect in self._config.dialects:
+                self._lives(dialect)
+            elif dialect is None and after is None:
+                self._probe(first)
+            else:
+                self._not_understood(dialect)
+
+        self._send_ping(first if after is None else second, answered)
+
+    def _lives(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self._misunderstood = False
+        self._wait = FIRST_WAIT
+        self._report(None)
+        smux = self._smux
+        assert smux is not None
+        if self._config.remote_flags:
+            smux.open(_Once(encode(Message(MessageType.FLAGS, flags=self._config.remote_flags), dialect)))
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(LiveSession(smux, dialect))
+
+    def _not_understood(self, dialect: Dialect | None) -> None:
+        self._misunderstood = True
+        self._config.counters.add("paqet.client.misunderstood")
+        wanted = " or ".join(each.value for each in self._config.dialects)
+        if dialect is None:
+            self._report(f"has the same key and does not take messages of dialect {wanted}")
+        else:
+            self._report(
+                f"speaks dialect {dialect.value} and not {wanted}: write dialect: {dialect.value} under mikanet:"
+            )
+        self._fail_waiting()
+
+    # -- a session's health
+
+    def _send_ping(self, dialect: Dialect, answered: Callable[[Dialect | None], None]) -> None:
+        assert self._smux is not None
+        ping = _Ping(encode(Message(MessageType.PING), dialect), self._pings, answered)
+        try:
+            self._smux.open(ping)
+        except LocalProtocolError:
+            pass  # so many streams are open that the session is doubtlessly alive; keepalive watches it
+
+    def _look(self) -> None:
+        """Ten seconds are over: what has become of the last PING?"""
+        self._timer = None
+        smux = self._smux
+        if smux is None:
+            return
+        if self._pings:
+            self._missed += 1
+            for ping in list(self._pings):
+                ping.give_up()
+            if self._missed >= MAX_MISSED:
+                self._config.counters.add("paqet.client.unhealthy")
+                smux.abort(Failure(error.TimeoutError("the server answers no PING")))
+                return
+        if not self._config.resident and not smux.streams and not self._waiting:
+            smux.abort(Failure(error.ConnectionDone()))
+            return
+        self._timer = self._clock.callLater(PING_INTERVAL, self._look)
+        if self.dialect is None:
+            self._probe()
+        else:
+            self._send_ping(self.dialect, self._pong_received)
+
+    def _pong_received(self, dialect: Dialect | None) -> None:
+        self._missed = 0
+
+    # -- a session's end
+
+    def _lost(self, reason: Failure) -> None:
+        was_live, self._smux, self.dialect = self.live, None, None
+        self._misunderstood = False
+        self._cancel_timer()
+        self._pings.clear()
+        if self._stopped:
+            return
+        self._config.counters.add("paqet.client.lost")
+        if not was_live:
+            self._report("answers nothing")
+        self._fail_waiting()
+        if not self._config.resident:
+            return
+        if was_live:
+            self._wait = FIRST_WAIT
+        self._open_later()
+
+    def _open_later(self) -> None:
+        if self._config.resident and self._timer is None:
+            self._timer = self._clock.callLater(self._wait, self._open_now)
+            self._wait = min(2 * self._wait, LONGEST_WAIT)
+
+    def _open_now(self) -> None:
+        self._timer = None
+        self.open()
+
+    def _fail_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.errback(Failure(_unreachable()))
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _unreachable() -> DestinationError:
+    return DestinationError(Reason.HOST_UNREACHABLE, "the paqet server does not answer, or not in our dialect")
+
+
+class _Once(Protocol):
+    """Sends one message and closes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(self._data)
+        self.transport.loseConnection()
+
+
+class _Ping(Protocol):
+    """One PING. It tells the dialect of the PONG, or None when the server closed the stream without one."""
+
+    def __init__(self, data: bytes, open_pings: set[_Ping], answered: Callable[[Dialect | None], None]) -> None:
+        self._data = data
+        self._open_pings = open_pings
+        self._answered: Callable[[Dialect | None], None] | None = answered
+        self._reader = MessageReader(_ALL_DIALECTS)
+
+    def connectionMade(self) -> None:
+        """Ask."""
+        assert self.transport is not None
+        self._open_pings.add(self)
+        self.transport.write(self._data)
+
+    def dataReceived(self, data: bytes) -> None:
+        """The answer, or nonsense."""
+        try:
+            message = self._reader.feed(data)
+        except RemoteProtocolError:
+            self._tell(None)
+            return
+        if message is not None:
+            self._tell(self._reader.dialect if message.type is MessageType.PONG else None)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The server closed the stream, or the session ended, which is no answer."""
+        if reason.check(error.ConnectionDone):
+            self._tell(None)
+        self._open_pings.discard(self)
+
+    def give_up(self) -> None:
+        """Wait no longer."""
+        self._answered = None
+        self._open_pings.discard(self)
+        assert self.transport is not None
+        self.transport.abortConnection()  # type: ignore[attr-defined]  # a smux stream
+
+    def _tell(self, dialect: Dialect | None) -> None:
+        answered, self._answered = self._answered, None
+        self._open_pings.discard(self)
+        if answered is None:
+            return
+        if self.transport is not None:
+            self.transport.loseConnection()
+        answered(dialect)
