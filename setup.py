@@ -33,10 +33,12 @@ setup(
         "treq>=24.9.1",
         "h11>=0.14",
         "PyYAML>=6",
+        "pyroute2>=0.7.12; sys_platform == 'linux'",
     ],
     extras_require={
         "test": ["hypothesis>=6.100", "pycryptodome>=3.20"],
         "docs": ["Sphinx>=7"],
+        "pcap": ["pcap-ct>=1.3.0b3"],
     },
     entry_points={"console_scripts": ["mikanet = mikanet.cli.main:main"]},
     classifiers=[

@@ -1,0 +1,198 @@
+"""AF_PACKET: whole frames of one interface from and to the kernel.
+
+The filter is attached before the socket is bound, so no other packet is ever queued.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Protocol
+
+from mikanet.errors import ConfigError
+from mikanet.rawpackets.bpf import Instruction, assemble
+
+# Linux, <linux/if_packet.h>, <linux/if_ether.h>, <linux/if_arp.h>, <asm/socket.h>, <linux/sockios.h>.
+_ETH_P_ALL = 3
+_SOL_PACKET = 263
+_PACKET_STATISTICS = 6
+_PACKET_IGNORE_OUTGOING = 23
+_SO_ATTACH_FILTER = 26
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
+_SIOCGIFMTU, _SIOCGIFFLAGS, _SIOCGIFHWADDR = 0x8921, 0x8913, 0x8927
+_IFF_UP = 1
+_IFREQ = struct.Struct("=16si20x")
+_STATISTICS = struct.Struct("=II")
+#: Most that a frame may be; longer ones are cut and fail their checks.
+_MAX_FRAME = 2048
+#: Frames read before others get their turn.
+READ_AT_ONCE = 256
+
+#: The interface is away for now, or for good.
+AWAY = frozenset({errno.ENETDOWN, errno.ENXIO, errno.ENODEV})
+
+
+class FrameDevice(Protocol):
+    """What a backend does.
+
+    :ivar index: of the interface; :ivar mac: its station; :ivar mtu: its largest IP packet.
+    """
+
+    index: int
+    mac: bytes
+    mtu: int
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when frames wait."""
+
+    def receive(self) -> list[bytes]:
+        """Frames that wait, at most :data:`READ_AT_ONCE`; none if there are none.
+
+        :raises OSError: if the interface is away.
+        """
+
+    def send(self, frames: Sequence[bytes]) -> int:
+        """Send frames until the kernel takes no more; how many it took, 0 if it is full.
+
+        :raises OSError: if the first frame cannot be sent: the interface is away (:data:`AWAY`), or it is too long.
+        """
+
+    def dropped(self) -> int:
+        """Packets that the kernel dropped since the last call, for want of room."""
+
+    def pending_error(self) -> int:
+        """The error number that the descriptor holds, which is cleared."""
+
+    def close(self) -> None:
+        """Let go of the interface."""
+
+
+def interface_mtu(interface: str) -> int:
+    """Largest IP packet of an interface.
+
+    :raises OSError: if there is no such interface.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        answer = fcntl.ioctl(any_socket, _SIOCGIFMTU, _IFREQ.pack(interface.encode(), 0))
+    return int(_IFREQ.unpack(answer)[1])
+
+
+def interface_mac(interface: str) -> bytes:
+    """The station of an interface.
+
+    :raises OSError: if there is no such interface.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        answer = fcntl.ioctl(any_socket, _SIOCGIFHWADDR, _IFREQ.pack(interface.encode(), 0))
+    return answer[18:24]
+
+
+def interface_state(interface: str) -> tuple[int, bool]:
+    """Index of an interface, and whether it is up.
+
+    :raises OSError: if there is no such interface.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, _IFREQ.pack(interface.encode(), 0))
+    return socket.if_nametoindex(interface), bool(_IFREQ.unpack(answer)[1] & _IFF_UP)
+
+
+def attach_filter(to: socket.socket, program: Sequence[Instruction]) -> None:
+    """Let only packets that ``program`` accepts reach a socket."""
+    code = ctypes.create_string_buffer(assemble(program), 8 * len(program))
+    to.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code)))
+
+
+class PacketSocket:
+    """The AF_PACKET backend.
+
+    :raises ConfigError: in one line, if the socket cannot be opened or the interface is not one of Ethernet.
+    """
+
+    def __init__(self, interface: str, program: Sequence[Instruction], sockbuf: int) -> None:
+        try:
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        except PermissionError:
+            raise ConfigError(
+                "raw sockets need root, or the capability CAP_NET_RAW (AmbientCapabilities= in a systemd unit)"
+            ) from None
+        try:
+            self._open(interface, program, sockbuf)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _open(self, interface: str, program: Sequence[Instruction], sockbuf: int) -> None:
+        made = self._socket
+        attach_filter(made, program)
+        for forced, asked in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+            try:
+                made.setsockopt(socket.SOL_SOCKET, forced, sockbuf)
+            except PermissionError:
+                made.setsockopt(socket.SOL_SOCKET, asked, sockbuf)
+        try:
+            made.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+        except OSError:
+            pass  # before Linux 4.20; the filter asks for packets to this machine
+        try:
+            made.bind((interface, _ETH_P_ALL))
+            self.mtu = interface_mtu(interface)
+            self.index = socket.if_nametoindex(interface)
+        except OSError as problem:
+            raise ConfigError(
+                f"cannot open interface {interface}: {problem.strerror or problem}; ip link lists the interfaces"
+            ) from None
+        _, _, _, kind, self.mac = made.getsockname()
+        if kind not in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK):
+            raise ConfigError(f"interface {interface} is not Ethernet: name one that is, or set carrier: udp")
+
+    def fileno(self) -> int:
+        """As :class:`FrameDevice`."""
+        return self._socket.fileno()
+
+    def receive(self) -> list[bytes]:
+        """As :class:`FrameDevice`."""
+        receive = self._socket.recv
+        frames: list[bytes] = []
+        try:
+            for _ in range(READ_AT_ONCE):
+                frames.append(receive(_MAX_FRAME))
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            if not frames:
+                raise
+        return frames
+
+    def send(self, frames: Sequence[bytes]) -> int:
+        """As :class:`FrameDevice`."""
+        send = self._socket.send
+        sent = 0
+        try:
+            for frame in frames:
+                send(frame)
+                sent += 1
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as problem:
+            if not sent and problem.errno != errno.ENOBUFS:  # a full queue of the device
+                raise
+        return sent
+
+    def dropped(self) -> int:
+        """As :class:`FrameDevice`."""
+        answer = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
+        return int(_STATISTICS.unpack(answer)[1])
+
+    def pending_error(self) -> int:
+        """As :class:`FrameDevice`."""
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    def close(self) -> None:
+        """As :class:`FrameDevice`."""
+        self._socket.close()

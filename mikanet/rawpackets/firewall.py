@@ -1,0 +1,262 @@
+"""Firewall rules that keep the kernel out of a raw port: no connection tracking for it, and no RST from it.
+
+Each port has a table of its own (nft), or rules with a comment of its own (iptables), so that what is removed is exactly
+what was added. A small keeper process, started while we may, removes them when our end of a pipe closes: at an orderly
+end, after privileges were dropped, and after ``kill -9`` too. Should it be killed as well, the next start finds the
+rules by their name and clears them; a socket in the network namespace's own name space tells live ones from stale.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from twisted.logger import Logger
+
+from mikanet.errors import ConfigError
+
+_log = Logger()
+#: How tables, and comments of rules, begin; the port follows.
+NAME = "mikanet_paqet_"
+_NAMES = re.compile(rf"\b{NAME}(\d+)\b")
+#: Seconds: for one command, and for the keeper of a process that has just died.
+_COMMAND_TIME = 10.0
+_CLAIM_TIME = 3.0
+
+
+class Rules(Protocol):
+    """One way of setting rules."""
+
+    def add(self, port: int) -> None:
+        """Add the rules of a port.
+
+        :raises FirewallError: with what the program said.
+        """
+
+    def removal(self, port: int) -> str:
+        """A shell command that removes the rules of a port, and fails or not when there are none."""
+
+    def ports(self) -> set[int]:
+        """The ports that have rules of ours now, whoever added them."""
+
+
+class FirewallError(ConfigError):
+    """A rule cannot be set."""
+
+
+class NftRules:
+    """Rules as a table of nftables, which serves IPv4 and IPv6."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+
+    def add(self, port: int) -> None:
+        """As :class:`Rules`: in one transaction."""
+        _run([self._program, "-f", "-"], self.script(port))
+
+    @staticmethod
+    def script(port: int) -> str:
+        """What ``nft -f`` reads; a table of the same name is replaced."""
+        table = f"table inet {NAME}{port}"
+        return f"""add {table}
+delete {table}
+{table} {{
+  chain prerouting {{
+    type filter hook prerouting priority raw; policy accept;
+    tcp dport {port} notrack
+  }}
+  chain output {{
+    type filter hook output priority raw; policy accept;
+    tcp sport {port} notrack
+  }}
+  chain resets {{
+    type filter hook output priority mangle; policy accept;
+    tcp sport {port} tcp flags & rst == rst drop
+  }}
+}}
+"""
+
+    def removal(self, port: int) -> str:
+        """As :class:`Rules`."""
+        return shlex.join([self._program, "delete", "table", "inet", f"{NAME}{port}"])
+
+    def ports(self) -> set[int]:
+        """As :class:`Rules`."""
+        listed = json.loads(_run([self._program, "-j", "list", "tables"]))
+        tables = [entry.get("table", {}).get("name", "") for entry in listed.get("nftables", [])]
+        return {int(match[1]) for name in tables if (match := _NAMES.fullmatch(name))}
+
+
+class IptablesRules:
+    """Rules of iptables and ip6tables, those of them that are there."""
+
+    def __init__(self, programs: Sequence[str]) -> None:
+        self._programs = programs
+
+    @staticmethod
+    def rules(port: int) -> list[list[str]]:
+        """Table, chain, and the rest of each rule."""
+        comment = ["-m", "comment", "--comment", f"{NAME}{port}"]
+        matches = ["-p", "tcp"]
+        return [
+            ["raw", "PREROUTING", *matches, "--dport", str(port), *comment, "-j", "CT", "--notrack"],
+            ["raw", "OUTPUT", *matches, "--sport", str(port), *comment, "-j", "CT", "--notrack"],
+            ["mangle", "OUTPUT", *matches, "--sport", str(port), "--tcp-flags", "RST", "RST", *comment, "-j", "DROP"],
+        ]
+
+    def _commands(self, action: str, port: int) -> list[list[str]]:
+        return [
+            [program, "-w", "5", "-t", table, action, *rest]
+            for program in self._programs
+            for table, *rest in self.rules(port)
+        ]
+
+    def add(self, port: int) -> None:
+        """As :class:`Rules`."""
+        for command in self._commands("-I", port):
+            _run(command)
+
+    def removal(self, port: int) -> str:
+        """As :class:`Rules`."""
+        return "; ".join(shlex.join(command) for command in self._commands("-D", port))
+
+    def ports(self) -> set[int]:
+        """As :class:`Rules`."""
+        listed = "".join(
+            _run([program, "-w", "5", "-t", table, "-S"]) for program in self._programs for table in ("raw", "mangle")
+        )
+        return {int(port) for port in _NAMES.findall(listed)}
+
+
+def find_rules() -> Rules:
+    """The way of setting rules that this machine has: nft, else iptables.
+
+    :raises FirewallError: if it has neither.
+    """
+    nft = _program("nft")
+    if nft:
+        return NftRules(nft)
+    found = [path for path in map(_program, ("iptables", "ip6tables")) if path]
+    if found:
+        return IptablesRules(found)
+    raise FirewallError("neither nft nor iptables is here: install nftables")
+
+
+def _program(name: str) -> str | None:
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+
+
+def _run(command: Sequence[str], text: str = "") -> str:
+    try:
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, timeout=_COMMAND_TIME, check=False, errors="replace"
+        )
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise FirewallError(f"{command[0]}: {problem}") from None
+    if done.returncode:
+        said = " ".join(done.stderr.split()) or f"status {done.returncode}"
+        raise FirewallError(f"{command[0]} says: {said[:200]}")
+    return done.stdout
+
+
+def _claim(port: int) -> socket.socket | None:
+    """The mark of whoever keeps a port's rules, or None if somebody has it.
+
+    An abstract socket's name is the network namespace's, as the rules are, and goes with the last process that has it.
+    """
+    mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        mark.bind(f"\0{NAME}{port}")
+    except OSError:
+        mark.close()
+        return None
+    return mark
+
+
+def stale_ports(rules: Rules) -> set[int]:
+    """Ports with rules that nobody keeps: those of processes that were killed together with their keepers."""
+    stale = set()
+    for port in rules.ports():
+        mark = _claim(port)
+        if mark is not None:
+            mark.close()
+            stale.add(port)
+    return stale
+
+
+def clear_stale(rules: Rules) -> set[int]:
+    """Remove what killed processes left behind; the ports."""
+    cleared = set()
+    for port in stale_ports(rules):
+        mark = _claim(port)
+        if mark is not None:
+            with mark:
+                _remove(rules, port)
+                cleared.add(port)
+    return cleared
+
+
+def _remove(rules: Rules, port: int) -> None:
+    subprocess.run(["sh", "-c", rules.removal(port)], capture_output=True, timeout=_COMMAND_TIME, check=False)
+
+
+class Firewall:
+    """The rules of one port, from :meth:`install` to :meth:`remove`."""
+
+    def __init__(self, port: int, rules: Rules) -> None:
+        self._port = port
+        self._rules = rules
+        self._keeper: subprocess.Popen[bytes] | None = None
+
+    def install(self) -> None:
+        """Clear what killed processes left, then add the rules.
+
+        :raises FirewallError: if a rule cannot be set; none is left behind then.
+        """
+        for port in sorted(clear_stale(self._rules)):
+            _log.info("removed the firewall rules that a killed process left for port {port}", port=port)
+        mark = self._wait_for_mark()
+        try:
+            _remove(self._rules, self._port)
+            # Ignores what ends us; read returns when our end of the pipe is closed, by us or by the kernel.
+            script = f"trap '' INT TERM HUP; read -r _; {self._rules.removal(self._port)}"
+            self._keeper = subprocess.Popen(
+                ["sh", "-c", script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=[mark.fileno()],
+            )
+        finally:
+            mark.close()
+        try:
+            self._rules.add(self._port)
+        except FirewallError:
+            self.remove()
+            raise
+
+    def _wait_for_mark(self) -> socket.socket:
+        until = time.monotonic() + _CLAIM_TIME
+        while (mark := _claim(self._port)) is None:
+            if time.monotonic() > until:
+                raise FirewallError(f"another process keeps the firewall rules of port {self._port}")
+            time.sleep(0.02)
+        return mark
+
+    def remove(self) -> None:
+        """Remove the rules; they are gone when this returns."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            try:
+                keeper.communicate(timeout=_COMMAND_TIME)
+            except subprocess.TimeoutExpired:
+                keeper.kill()
+                keeper.wait()
