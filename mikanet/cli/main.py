@@ -16,6 +16,7 @@ from mikanet import __version__
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("demo", "mikanet.cli.demo", "a server and a client on this machine, and a measured download through them"),
     ("genkey", "mikanet.cli.genkey", "print a new 256-bit secret"),
+    ("passwd", "mikanet.cli.passwd", "print the line that lets a user into a Pickaxe server"),
     ("keygen", "mikanet.cli.keygen", "make the keys of a server, and what its clients need of them"),
     ("status", "mikanet.cli.status", "what running servers and clients have counted"),
     ("kcptun-server", "mikanet.cli.kcptun_server", "our KCP and smux as the server of kcptun clients"),

@@ -14,7 +14,7 @@ from enum import Enum
 FIRST_PENALTY, MAX_PENALTY = 1.0, 30.0
 
 #: Waits before a carrier that failed is opened again: at first, doubling, at most.
-FIRST_WAIT, MAX_WAIT = 0.1, 5.0
+FIRST_WAIT, MAX_WAIT = 0.1, 2.0
 
 #: After this time of work a carrier's failures are forgotten.
 FORGIVE_TIME = 30.0

@@ -80,7 +80,7 @@ class _Answer:
 class Session:
     """One end of a session.
 
-    :param random_bytes: for echo ids.
+    :ivar random_bytes: for echo ids, and whatever else of this session must not be guessed.
     :ivar path: what is in use for everything that does not answer a packet of another path. At the server it follows
         the client (P5); the client's owner sets it with :meth:`use`.
     :ivar proven: whether the peer has shown that it holds the key.
@@ -95,7 +95,7 @@ class Session:
         self.proven = False
         self.rejected = 0
         self.sending = SendWindow()
-        self._random_bytes = random_bytes
+        self.random_bytes = random_bytes
         self._own_mac, self._peer_mac = Mac(own), Mac(peer)
         self._peer_bits = 1 - role
         self._next = 1
@@ -192,7 +192,7 @@ class Session:
 
     def ask(self, now: float) -> None:
         """Send an echo request: its answer tells that the path works and what the peer has processed (P4)."""
-        eid = self._random_bytes(wire.EID_SIZE)
+        eid = self.random_bytes(wire.EID_SIZE)
         progress = wire.encode_progress(self._expected - 1, self._picture() if self._held else b"")
         sent = self._number(wire.ECHO, (wire.encode_echo(wire.ECHO_REQUEST, eid, progress),), now)
         self.sending.add(sent)

@@ -25,8 +25,30 @@ paqet_client = ServiceMaker(
     "paqet-client", "mikanet.paqet.tap_client", "paqet: the client, with its front doors.", "paqet-client"
 )
 
+pickaxe_server = ServiceMaker(
+    "pickaxe-server", "mikanet.pickaxe.tap_server", "Pickaxe: sessions that outlive their carriers.", "pickaxe-server"
+)
+pickaxe_client = ServiceMaker(
+    "pickaxe-client", "mikanet.pickaxe.tap_client", "Pickaxe: the client, with its front doors.", "pickaxe-client"
+)
+
+nitrosocks_server = ServiceMaker(
+    "nitrosocks-server",
+    "mikanet.nitrosocks.tap_server",
+    "NitroSocks: the server of a tunnel inside TLS that may be intercepted.",
+    "nitrosocks-server",
+)
+nitrosocks_client = ServiceMaker(
+    "nitrosocks-client",
+    "mikanet.nitrosocks.tap_client",
+    "NitroSocks: the client, with its front doors.",
+    "nitrosocks-client",
+)
+
 host_endpoint = ClientParser("host")
 socks5_endpoint = ClientParser("socks5")
 mika_endpoint = ClientParser("mika")
 obfs_http_endpoint = ClientAndServerParser("obfs-http")
 kcp_endpoint = ClientAndServerParser("kcp")
+pickaxe_endpoint = ClientParser("pickaxe")
+nitrosocks_endpoint = ClientParser("nitrosocks")
