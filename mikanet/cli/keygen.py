@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from mikanet.cli.genkey import new_secret
 from mikanet.crypto import rsa_oaep
 from mikanet.errors import ConfigError
 from mikanet.service.options import Options as BaseOptions
@@ -74,6 +75,18 @@ def megaki(options: Options) -> list[Path]:
     return [private, public, raw]
 
 
+def nitrosocks(options: Options) -> list[Path]:
+    """``server.pub`` and ``tokens`` for the server, ``client.key`` and ``token`` for the client; all of them secret."""
+    public, tokens, private, token = _new_files(options.folder, "server.pub", "tokens", "client.key", "token")
+    key = rsa_oaep.generate()
+    secret = new_secret()
+    write_private_file(public, rsa_oaep.public_to_pem(key.public_key()))
+    write_private_file(tokens, f"client {secret}\n".encode())
+    write_private_file(private, rsa_oaep.private_to_pem(key))
+    write_private_file(token, f"{secret}\n".encode())
+    return [public, tokens, private, token]
+
+
 def _new_files(folder: Path, *names: str) -> list[Path]:
     """Paths of files in the folder, none of which is there yet."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,4 +98,4 @@ def _new_files(folder: Path, *names: str) -> list[Path]:
 
 
 #: What keys there are, by the name of their system.
-SYSTEMS: dict[str, Callable[[Options], list[Path]]] = {"megaki": megaki}
+SYSTEMS: dict[str, Callable[[Options], list[Path]]] = {"megaki": megaki, "nitrosocks": nitrosocks}

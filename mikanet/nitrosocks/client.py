@@ -1,0 +1,555 @@
+"""NitroSocks' client: the tunnel that front doors use, its sessions, and how they outlive their connections."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from OpenSSL import SSL
+from twisted.internet import error
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mikanet.address import Address
+from mikanet.counters import Counters
+from mikanet.errors import RemoteProtocolError
+from mikanet.filters.base import Filter, FilterFactory, Kind
+from mikanet.interfaces import IPacketTransport, ITunnel
+from mikanet.nitrosocks.client_link import ClientLink, ClientLinkConfig
+from mikanet.nitrosocks.frames import MAX_DATAGRAM, DatagramReader, encode_datagram
+from mikanet.nitrosocks.link import Event, Released, SessionKeys, SessionOpened, SilenceError, Token
+from mikanet.nitrosocks.link_protocol import BINDING_LABEL, BINDING_SIZE, LinkProtocol
+from mikanet.nitrosocks.mux import Mux
+from mikanet.nitrosocks.tls import TlsFilter, TlsSide
+from mikanet.nitrosocks.wire import EncryptType
+from mikanet.wire.socks import encode_address
+
+#: Seconds between attempts to come back: at once, then these, the last one again and again (N10).
+BACKOFF = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
+
+#: Seconds after which a server has surely forgotten a session without a connection (N8).
+PARK_TIME = 60.0
+
+#: Least time, in seconds, between two messages about the same trouble.
+REPEAT_TIME = 60.0
+
+_log = Logger()
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server.
+
+    :ivar name: in the user's words. :ivar endpoint: how to reach it.
+    """
+
+    name: str
+    endpoint: IStreamClientEndpoint
+
+
+@dataclass(frozen=True)
+class NitroClientConfig:
+    """What a client needs besides its reactor and servers.
+
+    :ivar decrypt: opens a challenge with the private half; :ivar k0: made of the public one.
+    :ivar binding: whether the TLS exporter is part of the transcript (N11).
+    :ivar log_destinations: whether targets are named in the log.
+    """
+
+    tls: TlsSide
+    k0: bytes = field(repr=False)
+    decrypt: Callable[[bytes], bytes] = field(repr=False)
+    token: bytes = field(repr=False)
+    counters: Counters = field(default_factory=Counters)
+    random_bytes: Callable[[int], bytes] = os.urandom
+    wall_clock: Callable[[], float] = time.time
+    least_type: EncryptType = EncryptType.AES_256_GCM
+    binding: bool = False
+    log_destinations: bool = False
+
+    def link_config(self) -> ClientLinkConfig:
+        """For the state machine."""
+        token = Token("", self.token)
+        return ClientLinkConfig(self.k0, self.decrypt, token, self.random_bytes, self.wall_clock, self.least_type)
+
+
+@implementer(IHalfCloseableProtocol)
+class NitroClientProtocol(LinkProtocol):
+    """One connection to a server.
+
+    :param resume: the session to be resumed and the key to begin with; None for a new one.
+    :ivar opened: fires with this protocol when the session stands; fails if it never does.
+    :ivar session: whose connection this is.
+    """
+
+    session: ClientSession | None = None
+
+    def __init__(self, reactor: Any, config: NitroClientConfig, resume: tuple[SessionKeys, bytes] | None) -> None:
+        super().__init__(reactor)
+        self._config = config
+        self._resume = resume
+        self._why: Exception | None = None
+        self.keys: SessionKeys | None = None
+        self.opened: Deferred[NitroClientProtocol] = Deferred(lambda _: self.cut())
+
+    def connectionMade(self) -> None:
+        """The handshake of TLS begins."""
+        self.transport.setTcpNoDelay(True)
+        self.transport.setTcpKeepAlive(True)
+        self._timer = self.reactor.callLater(TLS_TIME, self._tls_time_over)
+
+    def _tls_time_over(self) -> None:
+        self._timer = None
+        self._why = error.TimeoutError("no TLS handshake in time")
+        self.transport.abortConnection()
+
+    def secured(self, connection: SSL.Connection) -> None:
+        """TLS stands."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        config = self._config
+        binding = connection.export_keying_material(BINDING_LABEL, BINDING_SIZE) if config.binding else b""
+        self.start_link(ClientLink(config.link_config(), self.reactor.seconds(), self._resume, binding))
+
+    def on_event(self, event: Event) -> None:
+        """See :meth:`LinkProtocol.on_event`."""
+        if isinstance(event, SessionOpened):
+            self.keys = event.session
+            self.flush()
+            self.opened.callback(self)
+        elif isinstance(event, Released):
+            session, self.session = self.session, None
+            self.flush()
+            self.drop_link()
+            self.transport.loseConnection()
+            if session is not None:
+                session.released(event.clean)
+
+    def failed(self, problem: RemoteProtocolError) -> None:
+        """See :meth:`LinkProtocol.failed`."""
+        self._why = problem
+        self.drop_link()
+        self.transport.abortConnection()
+        self._leave()
+
+    def release(self) -> None:
+        """Begin the normal release."""
+        link = cast(ClientLink | None, self.link)
+        if link is not None and self.mux is not None:
+            self.mux.detach()
+            link.disconnect(self.reactor.seconds())
+            self.flush()
+            self._arm()
+
+    def cut(self) -> None:
+        """End the connection now; it is nobody's any more."""
+        self.session = None
+        self.drop_link()
+        if self.transport is not None:
+            self.transport.abortConnection()
+
+    def readConnectionLost(self) -> None:
+        """The server sends no more, with or without a goodbye of TLS; without a release that is no end of a session."""
+        if self.link is not None or not self.opened.called:
+            self.transport.abortConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Our own end has left."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone."""
+        super().connectionLost(reason)
+        if self._why is None:
+            self._why = cast(Exception, reason.value)
+        self._leave()
+
+    def _leave(self) -> None:
+        session, self.session = self.session, None
+        if session is not None:
+            session.connection_lost()
+        elif not self.opened.called:
+            self.opened.errback(Failure(self._why or error.ConnectionLost()))
+
+
+#: Seconds for the handshake of TLS.
+TLS_TIME = 15.0
+
+
+class ClientSession:
+    """A session with one server: its streams, and the connection that carries them now, if one does."""
+
+    def __init__(self, tunnel: NitroTunnel, server: Server, keys: SessionKeys) -> None:
+        self.server = server
+        self.mux = Mux(tunnel.reactor)
+        self._tunnel = tunnel
+        self._keys = keys
+        self._protocol: NitroClientProtocol | None = None
+        self._attempts = 0
+        self._silences = 0
+        self._lost_at = 0.0
+        self._retry: IDelayedCall | None = None
+        self._attempt: Deferred[None] | None = None
+        self._ending: Deferred[None] | None = None
+
+    def carry(self, protocol: NitroClientProtocol, resumed: bool) -> None:
+        """A connection carries the session now."""
+        self._attempts = self._silences = 0
+        self._protocol = protocol
+        protocol.session = self
+        protocol.mux = self.mux
+        self.mux.attach(protocol, resumed)
+
+    def connection_lost(self) -> None:
+        """The connection is gone without a release: come back."""
+        self._protocol = None
+        self.mux.detach()
+        self._tunnel.count("lost")
+        self._lost_at = self._tunnel.reactor.seconds()
+        if self._ending is not None:
+            self._end("released")
+        else:
+            self._come_back()
+
+    def _come_back(self) -> None:
+        delay = BACKOFF[min(self._attempts, len(BACKOFF) - 1)]
+        reactor = self._tunnel.reactor
+        if reactor.seconds() + delay - self._lost_at > PARK_TIME:
+            self._end("the server could not be reached again in time")
+            return
+        self._retry = reactor.callLater(delay, self._try)
+
+    def _try(self) -> None:
+        self._retry = None
+        chain = self._keys.chain.newest_first()
+        key = chain[self._attempts % len(chain)]
+        self._attempts += 1
+        self._attempt = self._tunnel.dial(self.server, (self._keys, key)).addCallbacks(self._returned, self._failed)
+
+    def _returned(self, protocol: NitroClientProtocol) -> None:
+        self._attempt = None
+        self._tunnel.count("recovered")
+        self.carry(protocol, resumed=True)
+
+    def _failed(self, failure: Failure) -> None:
+        self._attempt = None
+        if failure.check(CancelledError):
+            return
+        # A server that stands and does not know any of our keys will not know them later.
+        if failure.check(SilenceError):
+            self._silences += 1
+        if self._silences >= len(self._keys.chain.newest_first()):
+            self._end("the server does not know the session any more")
+        else:
+            self._come_back()
+
+    def released(self, clean: bool) -> None:
+        """The session was released, by us or by the server."""
+        self._protocol = None
+        self._tunnel.count("released" if clean else "released.forced")
+        if self._ending is None:
+            _log.info("the server {server} ended the session", server=self.server.name)
+        self._end("released")
+
+    def release(self) -> Deferred[None]:
+        """Release the session; fires when that is done, or given up."""
+        if self._ending is None:
+            self._ending = Deferred()
+            if self._protocol is not None:
+                self.mux.end(Failure(error.ConnectionLost("the client is ending")))
+                self._protocol.release()
+            else:
+                self._end("the client is ending")
+        return self._ending
+
+    def _end(self, why: str) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.cancel()
+        self._tunnel.sessions.remove(self)
+        self.mux.end(Failure(error.ConnectionLost(why)))
+        if self._ending is None:
+            self._ending = Deferred()
+        self._ending.callback(None)
+
+
+@implementer(ITunnel)
+class NitroTunnel:
+    """Streams and datagrams to anywhere, many in each session.
+
+    :param servers: in the order of preference; a new session goes to the first that answers.
+    :param report: takes one line for the user; the default logs a warning.
+    :ivar sessions: those that there are, on a connection or between two.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        servers: Sequence[Server],
+        config: NitroClientConfig,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        self.reactor = reactor
+        self.config = config
+        self.sessions: list[ClientSession] = []
+        self._servers = list(servers)
+        self._waiting: list[Deferred[ClientSession]] = []
+        self._login: Deferred[Any] | None = None
+        self._failures = 0
+        self._not_before = 0.0
+        self._stopped = False
+        self._report = report or (lambda text: _log.warn("{text}", text=text))
+        self._reported: dict[str, float] = {}
+
+    # -- ITunnel
+
+    def stream_endpoint(self, destination: Address, http: bool = False) -> IStreamClientEndpoint:
+        """See :meth:`ITunnel.stream_endpoint`."""
+        encode_address(destination)  # a host that no frame can carry is refused at once
+        return _StreamEndpoint(self, destination)
+
+    def datagram_endpoint(self, destination: Address) -> IStreamClientEndpoint:
+        """See :meth:`ITunnel.datagram_endpoint`."""
+        encode_address(destination)
+        return _DatagramEndpoint(self, destination)
+
+    # -- sessions
+
+    def start(self) -> None:
+        """Make the first session, so that the first stream does not wait for it."""
+        self.session().addErrback(lambda _: None)
+
+    def stop(self) -> Deferred[None]:
+        """Release every session; fires when that is done."""
+        self._stopped = True
+        if self._login is not None:
+            self._login.cancel()
+        ends = [session.release() for session in list(self.sessions)]
+        return DeferredList(ends).addCallback(lambda _: None)
+
+    def session(self) -> Deferred[ClientSession]:
+        """A session with room for a stream; made if there is none."""
+        for session in self.sessions:
+            if not session.mux.full:
+                return succeed(session)
+        waiting: Deferred[ClientSession] = Deferred(self._forget)
+        self._waiting.append(waiting)
+        if self._login is None and not self._stopped:
+            delay = self._not_before - self.reactor.seconds()
+            if delay > 0:
+                self._login = _later(self.reactor, delay)
+                self._login.addCallbacks(lambda _: self._log_in(), self._login_failed)
+            else:
+                self._log_in()
+        return waiting
+
+    def _forget(self, waiting: Deferred[ClientSession]) -> None:
+        if waiting in self._waiting:
+            self._waiting.remove(waiting)
+
+    def _log_in(self) -> None:
+        self._login = self._try_servers(list(self._servers), None)
+        self._login.addCallbacks(self._logged_in, self._login_failed)
+
+    def _try_servers(self, servers: list[Server], last: Failure | None) -> Deferred[tuple[Server, NitroClientProtocol]]:
+        server = servers.pop(0)
+
+        def failed(failure: Failure) -> Any:
+            if failure.check(CancelledError, error.ConnectingCancelledError):
+                return failure
+            self.count("failed")
+            self._say(server, _describe(failure))
+            return self._try_servers(servers, failure) if servers else failure
+
+        return self.dial(server, None).addCallbacks(lambda protocol: (server, protocol), failed)
+
+    def _logged_in(self, found: tuple[Server, NitroClientProtocol]) -> None:
+        server, protocol = found
+        self._login = None
+        self._failures = 0
+        self.count("sessions")
+        self._reported.pop(server.name, None)
+        _log.info("connected to the server {server}", server=server.name)
+        # The one that answered is asked first the next time.
+        self._servers.sort(key=lambda each: each is not server)
+        assert protocol.keys is not None
+        session = ClientSession(self, server, protocol.keys)
+        self.sessions.append(session)
+        session.carry(protocol, resumed=False)
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(session)
+
+    def _login_failed(self, failure: Failure) -> None:
+        self._login = None
+        # A server that is not there may be back at any moment; one that answers nothing good is left alone for a while.
+        if failure.check(RemoteProtocolError):
+            self._failures += 1
+            self._not_before = self.reactor.seconds() + BACKOFF[min(self._failures, len(BACKOFF) - 1)]
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.errback(failure)
+
+    def dial(self, server: Server, resume: tuple[SessionKeys, bytes] | None) -> Deferred[NitroClientProtocol]:
+        """Connect to a server; fires when a session stands."""
+        self.count("connections")
+        config = self.config
+        protocol = NitroClientProtocol(self.reactor, config, resume)
+        factory = FilterFactory(_Ready(protocol), lambda upper: TlsFilter(upper, config.tls))
+        return server.endpoint.connect(factory).addCallback(lambda _: protocol.opened)
+
+    def count(self, what: str) -> None:
+        """Count something."""
+        self.config.counters.add(f"nitrosocks.client.{what}")
+
+    def _say(self, server: Server, problem: str) -> None:
+        now = self.reactor.seconds()
+        if now - self._reported.get(server.name, -REPEAT_TIME) >= REPEAT_TIME:
+            self._reported[server.name] = now
+            self._report(f"no session with the server {server.name}: {problem}; trying at each new connection")
+
+
+def _later(reactor: Any, delay: float) -> Deferred[None]:
+    done: Deferred[None] = Deferred(lambda _: call.cancel())
+    call = reactor.callLater(delay, done.callback, None)
+    return done
+
+
+def _describe(failure: Failure) -> str:
+    problem = failure.value
+    if isinstance(problem, SilenceError):
+        return (
+            "it answers nothing: check that key, token and server name are of one realm, that the token is still in "
+            "the server's file, and that both clocks are right"
+        )
+    return " ".join((str(problem) or type(problem).__name__).split()).rstrip(".")
+
+
+class _Ready(Factory):
+    """The factory of one protocol that is there already."""
+
+    noisy = False
+
+    def __init__(self, protocol: NitroClientProtocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: IAddress | None) -> NitroClientProtocol:
+        return self._protocol
+
+
+@implementer(IStreamClientEndpoint)
+class _StreamEndpoint:
+    """A stream to one destination."""
+
+    datagrams = False
+
+    def __init__(self, tunnel: NitroTunnel, destination: Address) -> None:
+        self._tunnel = tunnel
+        self._destination = destination
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        tunnel = self._tunnel
+        tunnel.count("streams")
+        if tunnel.config.log_destinations:
+            _log.info("to {destination}", destination=str(self._destination))
+        return tunnel.session().addCallback(
+            lambda session: session.mux.open(self._destination, protocolFactory, self.datagrams)
+        )
+
+
+class _DatagramEndpoint(_StreamEndpoint):
+    """A flow of datagrams to one destination."""
+
+    datagrams = True
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        made = super().connect(FilterFactory(protocolFactory, DatagramFilter))
+        return made.addCallback(lambda filter_: cast(DatagramFilter, filter_).upper)
+
+
+@implementer(IPacketTransport, IPushProducer)
+class DatagramFilter(Filter):
+    """Datagrams in a stream. Lower side: byte stream. Upper side: packets, reliable and in order once accepted.
+
+    A datagram that comes while the stream is full is dropped, as a network does.
+    """
+
+    upper_kind = Kind.PACKETS
+    max_packet_size = MAX_DATAGRAM
+
+    __slots__ = ("_full", "_reader")
+
+    def __init__(self, upper: IProtocol) -> None:
+        super().__init__(upper)
+        self._reader = DatagramReader()
+        self._full = False
+
+    def connectionMade(self) -> None:
+        """Watch the stream's queue, then begin."""
+        cast(IConsumer, self.transport).registerProducer(_Full(self), True)
+        self.establish()
+
+    def write(self, data: bytes) -> None:
+        """One datagram, up to 65507 bytes; empty ones do not exist here."""
+        if 0 < len(data) <= MAX_DATAGRAM and not self._full and self.transport is not None:
+            self.transport.write(encode_datagram(data))
+
+    def dataReceived(self, data: bytes) -> None:
+        """Datagrams from the server."""
+        try:
+            datagrams = self._reader.feed(data)
+        except RemoteProtocolError:
+            self.abortConnection()
+            return
+        for datagram in datagrams:
+            self.upper.dataReceived(datagram)
+
+    def loseConnection(self) -> None:
+        """End the flow."""
+        if self.transport is not None:
+            cast(IConsumer, self.transport).unregisterProducer()
+        super().loseConnection()
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """Datagrams know no back-pressure: what does not fit is dropped."""
+
+    def unregisterProducer(self) -> None:
+        """As :meth:`registerProducer`."""
+
+
+@implementer(IPushProducer)
+class _Full:
+    """Tells a filter whether its stream is full."""
+
+    __slots__ = ("_filter",)
+
+    def __init__(self, filter_: DatagramFilter) -> None:
+        self._filter = filter_
+
+    def pauseProducing(self) -> None:
+        self._filter._full = True
+
+    def resumeProducing(self) -> None:
+        self._filter._full = False
+
+    def stopProducing(self) -> None:
+        self._filter._full = True
