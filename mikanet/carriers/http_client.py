@@ -1,0 +1,220 @@
+"""What the clients of all HTTP carriers share: their URLs, TLS, and POSTs over a pool of persistent connections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import treq.client
+from hyperlink import DecodedURL
+from OpenSSL import SSL, crypto
+from twisted.internet import defer, ssl
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectError, DNSLookupError, TimeoutError
+from twisted.python.failure import Failure
+from twisted.web.client import (
+    Agent,
+    BrowserLikePolicyForHTTPS,
+    HTTPConnectionPool,
+    ResponseFailed,
+    _HTTP11ClientFactory,
+)
+from twisted.web.http_headers import Headers
+from zope.interface import implementer
+
+from mikanet.carriers.base import OPEN_TIMEOUT
+from mikanet.carriers.http_asking import AskingCarrier, HttpStatusError
+from mikanet.carriers.http_exchange import MAX_BODY, Open, Opened
+from mikanet.carriers.urls import CarrierContext, CarrierUrl
+from mikanet.errors import ConfigError, DestinationError, Reason, RemoteProtocolError, reason_of
+from mikanet.interfaces import ICarrier, IClientCarrier
+
+#: Seconds that an idle connection is kept; servers and proxies close theirs after 60 or more.
+KEEP_ALIVE = 50.0
+
+#: Most random bytes at the end of a body that would always be of one length.
+MAX_PADDING = 256
+
+#: Bits of the first request id: as XEP-0124 wants it, random and far from where it would wrap.
+_RID_BYTES = 5
+
+# Two lines in the log for each connection of a pool say nothing to anybody.
+_HTTP11ClientFactory.noisy = False
+
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
+
+_SECURE = frozenset({"wss", "boshs", "https"})
+
+
+@dataclass(frozen=True)
+class WebPlace:
+    """Where a client finds the server's site.
+
+    :ivar trust: what its certificate is checked against; None for the system's own roots.
+    """
+
+    name: str
+    secure: bool
+    host: str
+    port: int
+    path: str
+    trust: Any = None
+
+    @classmethod
+    def of(cls, url: CarrierUrl) -> WebPlace:
+        """The place that a carrier URL names.
+
+        :raises ConfigError: if the URL cannot be one.
+        """
+        secure = url.scheme in _SECURE
+        url.reject_unknown(*(("ca-file",) if secure else ()))
+        name = url.text.partition("?")[0]
+        if not url.host or url.user is not None or url.text.partition("#")[2]:
+            raise ConfigError(f"carrier {url.text!r}: write it as {url.scheme}://host:port/path")
+        if not name.isascii() or not name.isprintable() or " " in name:
+            raise ConfigError(f"carrier {url.text!r}: a URL has no such characters, but %xx in their place")
+        ca_file = url.options.get("ca-file")
+        trust = None if ca_file is None else _read_roots(ca_file)
+        return cls(name, secure, url.host, url.port or (443 if secure else 80), url.path or "/", trust)
+
+    @property
+    def netloc(self) -> str:
+        """Host and port as the Host field has them: without the port if it is the usual one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
+
+
+def _read_roots(path: str) -> Any:
+    try:
+        with open(path, "rb") as file:
+            pem = file.read(1024 * 1024)
+        roots = [ssl.Certificate.loadPEM(_BEGIN + part) for part in pem.split(_BEGIN)[1:]]
+    except OSError as problem:
+        raise ConfigError(f"cannot read {path}: {problem.strerror or problem}") from None
+    except (SSL.Error, crypto.Error):
+        raise ConfigError(f"{path} holds no certificates in PEM form") from None
+    if not roots:
+        raise ConfigError(f"{path} holds no certificates in PEM form")
+    return ssl.trustRootFromCertificates(roots)
+
+
+class Poster:
+    """POSTs to one place over a pool of persistent connections.
+
+    :param connections: most that are kept.
+    """
+
+    def __init__(self, reactor: Any, place: WebPlace, connections: int) -> None:
+        self._pool = HTTPConnectionPool(reactor, persistent=True)
+        self._pool.maxPersistentPerHost = connections
+        self._pool.cachedConnectionTimeout = KEEP_ALIVE  # type: ignore[assignment]  # any number
+        self._pool.retryAutomatically = False  # a request is repeated by its request id
+        policy = BrowserLikePolicyForHTTPS() if place.trust is None else BrowserLikePolicyForHTTPS(place.trust)
+        agent = Agent(reactor, policy, connectTimeout=OPEN_TIMEOUT, pool=self._pool)
+        self._client = treq.client.HTTPClient(agent)
+        self._url = DecodedURL.from_text(f"http{'s' if place.secure else ''}://{place.netloc}{place.path}")
+        self._headers = Headers({b"Content-Type": [b"application/octet-stream"], b"Accept": [b"*/*"]})
+
+    def post(self, body: bytes) -> Deferred[bytes]:
+        """The body of the answer to ``body``.
+
+        :return: fails with HttpStatusError if the status is not 200, RemoteProtocolError if there is far too much.
+        """
+        return Deferred.fromCoroutine(self._post(body))
+
+    async def _post(self, body: bytes) -> bytes:
+        response = await self._client.request(
+            "POST", self._url, data=body, headers=self._headers, unbuffered=True, allow_redirects=False
+        )
+        pieces: list[bytes] = []
+        size = 0
+
+        def collect(piece: bytes) -> None:
+            nonlocal size
+            size += len(piece)
+            if size <= MAX_BODY:
+                pieces.append(piece)
+
+        await treq.collect(response, collect)
+        if response.code != 200:
+            raise HttpStatusError(response.code)
+        if size > MAX_BODY:
+            raise RemoteProtocolError("an answer that is too long")
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._pool.closeCachedConnections()
+
+
+@implementer(IClientCarrier)
+class AskingClientCarrier:
+    """Opens polling carriers.
+
+    :param hold: requests that the server shall keep open; 0 for plain HTTP. :param wait: seconds, at most.
+    """
+
+    def __init__(
+        self, place: WebPlace, context: CarrierContext, hold: int, wait: int, random_bytes: Callable[[int], bytes]
+    ) -> None:
+        self.name = place.name
+        self._place = place
+        self._reactor = context.reactor
+        self._hold = hold
+        self._wait = wait
+        self._random_bytes = random_bytes
+
+    def open(self) -> Deferred[ICarrier]:
+        """See :meth:`~mikanet.interfaces.IClientCarrier.open`."""
+        return opening(self.name, self._reactor, self._open())
+
+    async def _open(self) -> ICarrier:
+        poster = Poster(self._reactor, self._place, max(1, self._hold) + 1)
+        rid = 1 + int.from_bytes(self._random_bytes(_RID_BYTES), "little")
+        try:
+            body = await poster.post(Open(self._hold, self._wait, rid).encode(padding(self._random_bytes)))
+            opened = Opened.decode(body)
+        except BaseException:
+            poster.close()
+            raise
+        return AskingCarrier(self._reactor, self.name, poster.post, opened, rid, poster.close)
+
+
+def padding(random_bytes: Callable[[int], bytes]) -> bytes:
+    """Random bytes, of a random number."""
+    return random_bytes(random_bytes(1)[0] % MAX_PADDING)
+
+
+def opening(name: str, reactor: Any, work: Coroutine[Any, Any, ICarrier]) -> Deferred[ICarrier]:
+    """What opens a carrier, within the time for that, and with errors in words that a user can act on."""
+    done: Deferred[ICarrier] = Deferred.fromCoroutine(work)
+    done.addTimeout(OPEN_TIMEOUT, reactor)
+    return done.addErrback(_explain, name)
+
+
+def _explain(failure: Failure, name: str) -> Failure:
+    problem: BaseException | None = failure.value
+    if isinstance(problem, CancelledError | ConfigError):
+        return failure
+    if isinstance(problem, ResponseFailed):
+        problem = next((reason.value for reason in problem.reasons), problem)
+    if isinstance(problem, HttpStatusError):
+        text = f"{problem}: is a tunnel server there, and the path right?"
+        return Failure(DestinationError(Reason.REFUSED, f"{name}: {text}"))
+    if isinstance(problem, SSL.Error) or type(problem).__name__ in ("VerificationError", "CertificateError"):
+        return Failure(DestinationError(Reason.FAILURE, f"{name}: TLS failed: {_tls_text(problem)}"))
+    if isinstance(problem, RemoteProtocolError):
+        return Failure(DestinationError(Reason.FAILURE, f"{name}: {problem}"))
+    late = isinstance(problem, TimeoutError | defer.TimeoutError)
+    reason = Reason.TIMEOUT if late else reason_of(problem)
+    known = late or isinstance(problem, ConnectError | DNSLookupError)
+    text = reason.value if known else " ".join(str(problem).split()) or type(problem).__name__
+    return Failure(DestinationError(reason, f"{name}: {text}"))
+
+
+def _tls_text(problem: BaseException | None) -> str:
+    details = problem.args[0] if problem is not None and problem.args else ""
+    if isinstance(details, list) and details:
+        return str(details[-1][-1])
+    return str(problem) or "the server's certificate is not for that name"

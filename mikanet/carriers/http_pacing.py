@@ -1,0 +1,41 @@
+"""When what waits goes out: how the polling carriers make few big bodies of many small writes.
+
+A request costs the same processor time whether it carries a byte or a megabyte, so a stream of data waits a moment for
+more of itself, while a keystroke does not.
+"""
+
+from __future__ import annotations
+
+#: Bytes that wait at which a carrier takes no more, and at which it takes again.
+HIGH_WATER, LOW_WATER = 1_048_576, 262_144
+
+#: Up to so many bytes go out in the reactor's next turn: somebody types, or asks.
+EAGER = 8_192
+
+#: From so many bytes on they go out at once.
+FULL = 262_144
+
+#: Longest time, in seconds, that what lies between waits for more.
+GATHER = 0.004
+
+
+class Pacer:
+    """Says when a batch may go."""
+
+    __slots__ = ("_since",)
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def due(self, waiting: int, now: float) -> float:
+        """The moment at which ``waiting`` bytes go out, ``now`` or before that: at once."""
+        if not waiting:
+            self._since = None
+            return now
+        if self._since is None:
+            self._since = now
+        return now if waiting >= FULL or waiting <= EAGER else self._since + GATHER
+
+    def sent(self) -> None:
+        """A batch went out; what is left begins to wait anew."""
+        self._since = None
