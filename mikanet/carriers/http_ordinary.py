@@ -149,13 +149,11 @@ class _File(static.File):
                     return b""
                 request.setHeader(b"Content-Type", self.content_type())
                 return self.getContent()
-        return super().render_GET(request)
+        return super().render_GET(request)  # type: ignore[no-untyped-call]  # untyped in Twisted
 
     def content_type(self) -> bytes:
         """By the file's name."""
-        kind, _ = static.getTypeAndEncoding(  # type: ignore[no-untyped-call]  # untyped in Twisted
-            self.basename(), self.contentTypes, self.contentEncodings, self.defaultType
-        )
+        kind, _ = static.getTypeAndEncoding(self.basename(), self.contentTypes, self.contentEncodings, self.defaultType)
         return str(kind).encode()
 
     render_HEAD = render_GET

@@ -81,7 +81,7 @@ class SiteChannel(http.HTTPChannel):
     def rawDataReceived(self, data: bytes) -> None:
         """Bytes behind a request; a client need not wait for the answer to its handshake."""
         if self.upgraded is None:
-            super().rawDataReceived(data)  # type: ignore[no-untyped-call]  # untyped in Twisted
+            super().rawDataReceived(data)
         elif data:
             self.upgraded.dataReceived(data)
 

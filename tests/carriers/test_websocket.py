@@ -82,7 +82,7 @@ class HandshakeTests(SynchronousTestCase):
                 client.transport.receive(piece)
             self.assertNoResult(client.opening)
             got: list[Remembering] = []
-            client.opening.addCallback(lambda carrier, got=got: got.append(Remembering(carrier)))
+            client.opening.addCallback(lambda carrier: got.append(Remembering(carrier)))  # noqa: B023  # called in this turn of the loop
             client.transport.receive(pieces[-1] + message)
             self.assertEqual(got[0].got, [b"early"])
             verifyObject(ICarrier, got[0].carrier)
