@@ -16,6 +16,9 @@ FIRST_PENALTY, MAX_PENALTY = 1.0, 30.0
 #: Waits before a carrier that failed is opened again: at first, doubling, at most.
 FIRST_WAIT, MAX_WAIT = 0.1, 2.0
 
+#: A carrier that has worked for so long, in seconds, before it was lost is opened again at once.
+STEADY_TIME = 0.5
+
 #: After this time of work a carrier's failures are forgotten.
 FORGIVE_TIME = 30.0
 
@@ -38,7 +41,7 @@ class Standing:
         back by it since. :ivar round_trip: seconds, of the last probe; None if not measured.
     """
 
-    __slots__ = ("_failures", "_not_before", "index", "open", "opened_at", "round_trip", "works", "works_since")
+    __slots__ = ("_failures", "_not_before", "_vain", "index", "open", "opened_at", "round_trip", "works", "works_since")
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -46,6 +49,7 @@ class Standing:
         self.opened_at = self.works_since = 0.0
         self.round_trip: float | None = None
         self._failures = 0
+        self._vain = 0  # attempts in a row that brought nothing, or nothing for long
         self._not_before = 0.0
 
     def opened(self, now: float) -> None:
@@ -63,6 +67,10 @@ class Standing:
         """It could not be opened, was lost, or is silent when it should not be."""
         if self.works and now - self.works_since >= FORGIVE_TIME:
             self._failures = 0
+        if self.works and now - self.works_since >= STEADY_TIME:
+            self._vain = 0
+        else:
+            self._vain = min(self._vain + 1, 16)
         self._not_before = now + min(FIRST_PENALTY * 2**self._failures, MAX_PENALTY)
         self._failures = min(self._failures + 1, 16)
         self.open = self.works = False
@@ -70,8 +78,8 @@ class Standing:
 
     @property
     def wait(self) -> float:
-        """Seconds before it is opened again; one that worked and was lost for the first time is opened at once."""
-        return 0.0 if self._failures <= 1 else min(FIRST_WAIT * 2 ** (self._failures - 2), MAX_WAIT)
+        """Seconds before it is opened again; one that has worked for a while is opened at once."""
+        return min(FIRST_WAIT * 2 ** (self._vain - 1), MAX_WAIT) if self._vain else 0.0
 
     def preferable(self, now: float) -> bool:
         """Whether it may take over from one that works."""

@@ -95,7 +95,7 @@ class ClientService(MultiService):
     """A client's front doors, and its session, which ends after the last connection."""
 
     def __init__(self, client: PickaxeClient, doors: Service) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in Twisted
         self._client = client
         doors.setServiceParent(self)
 
