@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionRefusedError as TwistedRefused
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,43 +18,13 @@ from mikanet.mika.protocol import CHUNK_TIME, MikaServerConfig, MikaServerFactor
 from mikanet.mika.session import ClientSession, Profile, derive_keys
 from mikanet.mika.wire import Header, Kind
 from mikanet.relay import MemoryBudget
+from tests.support.egress import FakeEgress
 from tests.support.feeding import mutations
 from tests.support.transports import DONE, LOST, MemoryTransport
 
 KEYS = {profile: derive_keys(b"a password for tests", profile) for profile in Profile}
 NOW = 1_700_000_000
 REFUSAL_TIME = 75.0
-
-
-class FakeEgress:
-    """Targets in memory; each dial waits until the test lets it through."""
-
-    def __init__(self) -> None:
-        self.dialled: list[Address] = []
-        self.waiting: list[tuple[Deferred[Any], Any]] = []
-        self.cancelled = 0
-        self.refuse: Exception | None = None
-
-    def connect(self, destination: Address, factory: Any) -> Deferred[Any]:
-        """Note the dial."""
-        self.dialled.append(destination)
-        if self.refuse is not None:
-            return fail(self.refuse)
-
-        def cancel(_: object) -> None:
-            self.cancelled += 1
-
-        deferred: Deferred[Any] = Deferred(cancel)
-        self.waiting.append((deferred, factory))
-        return deferred
-
-    def let_through(self) -> MemoryTransport:
-        """Connect the oldest waiting dial; returns the target's transport."""
-        deferred, factory = self.waiting.pop(0)
-        transport = MemoryTransport("93.184.216.34")
-        transport.connect(factory.buildProtocol(None))
-        deferred.callback(transport.protocol)
-        return transport
 
 
 class ServerTestCase(SynchronousTestCase):

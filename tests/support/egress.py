@@ -1,0 +1,53 @@
+"""A server's way to its targets, in memory."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from mikanet.address import Address, IPAddress
+from tests.support.transports import MemoryTransport
+
+
+class FakeEgress:
+    """Targets in memory; each dial waits until the test lets it through.
+
+    :ivar dialled: the destinations asked for. :ivar resolved: the same for datagrams.
+    """
+
+    def __init__(self) -> None:
+        self.dialled: list[Address] = []
+        self.resolved: list[Address] = []
+        self.waiting: list[tuple[Deferred[Any], Any]] = []
+        self.cancelled = 0
+        self.refuse: Exception | None = None
+
+    def connect(self, destination: Address, factory: Any) -> Deferred[Any]:
+        """Note the dial."""
+        self.dialled.append(destination)
+        if self.refuse is not None:
+            return fail(self.refuse)
+
+        def cancel(_: object) -> None:
+            self.cancelled += 1
+
+        deferred: Deferred[Any] = Deferred(cancel)
+        self.waiting.append((deferred, factory))
+        return deferred
+
+    def let_through(self) -> MemoryTransport:
+        """Connect the oldest waiting dial; returns the target's transport."""
+        deferred, factory = self.waiting.pop(0)
+        transport = MemoryTransport("93.184.216.34")
+        transport.connect(factory.buildProtocol(None))
+        deferred.callback(transport.protocol)
+        return transport
+
+    def resolve(self, destination: Address) -> Deferred[IPAddress]:
+        """An address for every name."""
+        self.resolved.append(destination)
+        if self.refuse is not None:
+            return fail(self.refuse)
+        return succeed(ipaddress.ip_address("93.184.216.34"))
