@@ -19,6 +19,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("passwd", "mikanet.cli.passwd", "print the line that lets a user into a Pickaxe server"),
     ("keygen", "mikanet.cli.keygen", "make the keys of a server, and what its clients need of them"),
     ("status", "mikanet.cli.status", "what running servers and clients have counted"),
+    ("ping", "mikanet.cli.ping", "whether the server of a paqet client answers, how fast, and in which dialect"),
     ("kcptun-server", "mikanet.cli.kcptun_server", "our KCP and smux as the server of kcptun clients"),
     ("kcptun-client", "mikanet.cli.kcptun_client", "our KCP and smux as the client of a kcptun server"),
 )

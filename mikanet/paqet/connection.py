@@ -115,6 +115,14 @@ class Connection:
     def _waiting_cancelled(self, waiting: Deferred[LiveSession]) -> None:
         self._waiting.remove(waiting)
 
+    def ping(self) -> Deferred[Dialect | None]:
+        """Ask the live session's server; fires with the dialect of its answer, or never."""
+        answered: Deferred[Dialect | None] = Deferred()
+        self._send_ping(
+            self.dialect or Dialect.A21, lambda dialect: None if answered.called else answered.callback(dialect)
+        )
+        return answered
+
     def open(self) -> None:
         """Begin a session, unless there is one."""
         if self._smux is not None or self._opening is not None or self._stopped:
@@ -203,7 +211,8 @@ class Connection:
     # -- a session's health
 
     def _send_ping(self, dialect: Dialect, answered: Callable[[Dialect | None], None]) -> None:
-        assert self._smux is not None
+        if self._smux is None:
+            return
         ping = _Ping(encode(Message(MessageType.PING), dialect), self._pings, answered)
         try:
             self._smux.open(ping)

@@ -7,9 +7,15 @@ from collections.abc import Sequence
 from mikanet.errors import ConfigError
 from mikanet.service.options import Options
 
+FIREWALL_OPTION: Sequence[object] = [
+    "firewall",
+    None,
+    "auto",
+    "auto: keep the kernel from answering raw packets; off: that is done already",
+]
 CONFIG_OPTIONS: Sequence[Sequence[object]] = [
     ["config", None, None, "paqet's YAML file (required)"],
-    ["firewall", None, "auto", "auto: keep the kernel from answering raw packets; off: that is done already"],
+    FIREWALL_OPTION,
 ]
 
 
