@@ -25,6 +25,8 @@ SILENCE = 60.0
 #: Answers that each link remembers.
 REMEMBERED = 64
 MAX_STOCK = 64
+#: An answer may hold so much at least, whatever its client says.
+MIN_ROOM = 16
 #: A repeated question that is younger than this was doubled by a network, not asked again by a resolver (seconds).
 _ASKED_AGAIN = 0.05
 _LEAST_HOLD = 0.1
@@ -55,6 +57,7 @@ class PolledLink:
         self.connection = connection
         self._stock = min(start.stock, MAX_STOCK)
         self._most_hold = start.hold
+        self._room = max(start.size, MIN_ROOM)
         self._reply = reply
         self._held: dict[int, _Held] = {}
         self._answered: OrderedDict[int, bytes] = OrderedDict()
@@ -98,7 +101,7 @@ class PolledLink:
         if held is not None:
             self._asked_again(number, held, path, room, now)
             return []
-        self._held[number] = _Held(path, room, now)
+        self._held[number] = _Held(path, min(room, self._room), now)
         self._sender.acknowledged(up.ack, up.sack, up.told, now)
         if up.sequence is None:
             return []
@@ -107,7 +110,7 @@ class PolledLink:
 
     def _asked_again(self, number: int, held: _Held, path: Any, room: int, now: float) -> None:
         """A resolver lost patience: it gets its answer now, and such questions are not held for as long any more."""
-        held.path, held.room = path, room
+        held.path, held.room = path, min(room, self._room)
         age = now - held.at
         if age >= _ASKED_AGAIN:
             self.hold = max(_LEAST_HOLD, min(self.hold, 0.8 * age))

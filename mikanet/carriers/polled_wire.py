@@ -33,7 +33,7 @@ _HELLO = struct.Struct("!BB8s")
 _WELCOME = struct.Struct("!B8sI")
 _PROBE = struct.Struct("!BIHH")
 _PROBED = struct.Struct("!BI")
-_START = struct.Struct("!BIBBH")
+_START = struct.Struct("!BIHBBH")
 _CONNECTION = struct.Struct("!BI")
 _UP = struct.Struct("!BIHHB")
 _DOWN = struct.Struct("!BBBHB")
@@ -67,9 +67,14 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The link begins. :ivar stock: questions that the server keeps. :ivar hold: seconds for which it may."""
+    """The link begins.
+
+    :ivar size: largest answer that passes. :ivar stock: questions that the server keeps. :ivar hold: seconds for which it
+        may.
+    """
 
     connection: int
+    size: int
     stock: int
     hold: float
 
@@ -148,9 +153,9 @@ def read_probed(message: bytes, question: bytes) -> int | None:
     return len(message) if message == probed(question, len(message)) else None
 
 
-def start(connection: int, stock: int, hold: float, salt: int) -> bytes:
+def start(connection: int, size: int, stock: int, hold: float, salt: int) -> bytes:
     """The question that begins the link."""
-    return _START.pack(Kind.START, connection, stock, min(255, round(hold * 10)), salt)
+    return _START.pack(Kind.START, connection, size, stock, min(255, round(hold * 10)), salt)
 
 
 STARTED = bytes([Kind.START])
@@ -229,8 +234,8 @@ def read_question(message: bytes) -> Question:
             _, connection, size, salt = _PROBE.unpack_from(message)
             return Probe(connection, size, salt)
         if kind == Kind.START:
-            _, connection, stock, hold, _ = _START.unpack(message)
-            return Start(connection, stock, hold / 10)
+            _, connection, size, stock, hold, _ = _START.unpack(message)
+            return Start(connection, size, stock, hold / 10)
         if kind == Kind.CLOSE:
             return Close(_CONNECTION.unpack(message)[1])
     except struct.error:
