@@ -73,7 +73,8 @@ class CarrierContext:
     """What carriers need besides their URL.
 
     :ivar limits: an :class:`~mikanet.guard.admission.AdmissionLimits`. :ivar decoy: a folder that the web site serves
-        beside the tunnel, or None. :ivar counters: a :class:`~mikanet.counters.Counters`.
+        beside the tunnel, or None. :ivar counters: a :class:`~mikanet.counters.Counters`. :ivar read_secret: the first line of
+        a file that only its owner can read, for proxies' passwords.
     """
 
     reactor: Any
@@ -81,6 +82,7 @@ class CarrierContext:
     limits: Any = None
     refusal_time: float = 75.0
     decoy: str | None = None
+    read_secret: Callable[[str], bytes] | None = None
 
 
 #: For each scheme the module, beside this one, that makes its carriers: it has ``client(url, context)`` and, if servers

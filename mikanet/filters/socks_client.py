@@ -5,109 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
-from twisted.python.failure import Failure
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from zope.interface import implementer
 
 from mikanet.address import Address
-from mikanet.errors import DestinationError, Reason, RemoteProtocolError
-from mikanet.filters.base import Filter, FilterClientEndpoint
-from mikanet.wire.socks import reason_of_rep
-from mikanet.wire.socks_client import ClientHandshake, CredentialsRefusedError
-
-#: How long a proxy may take to reach the destination and answer, in seconds (our choice).
-HANDSHAKE_TIMEOUT = 60.0
+from mikanet.filters.base import FilterClientEndpoint
+from mikanet.filters.proxy_client import HANDSHAKE_TIMEOUT, ProxyClient
+from mikanet.wire.socks_client import ClientHandshake
 
 
-class Socks5Client(Filter):
-    """Asks a proxy for a connection; once it is granted, the bytes flow unchanged.
+class Socks5Client(ProxyClient):
+    """Asks a SOCKS5 proxy for a connection; see :class:`~mikanet.filters.proxy_client.ProxyClient`."""
 
-    Lower side: a byte stream to the proxy. Upper side: a byte stream to the destination.
-
-    :param handshake: not yet begun.
-    :param clock: bounds the time of the handshake.
-    """
-
-    __slots__ = ("_clock", "_deadline", "_failure", "_handshake", "_timeout")
-
-    def __init__(
-        self, upper: IProtocol, handshake: ClientHandshake, clock: IReactorTime, timeout: float = HANDSHAKE_TIMEOUT
-    ) -> None:
-        super().__init__(upper)
-        self._handshake: ClientHandshake | None = handshake
-        self._clock = clock
-        self._timeout = timeout
-        self._deadline: IDelayedCall | None = None
-        self._failure: DestinationError | None = None
-
-    def connectionMade(self) -> None:
-        """Greet the proxy."""
-        assert self._handshake is not None
-        self._deadline = self._clock.callLater(self._timeout, self._timed_out)
-        self.write(self._handshake.start())
-
-    def dataReceived(self, data: bytes) -> None:
-        """Handshake bytes; after the reply, bytes for the upper protocol."""
-        handshake = self._handshake
-        if handshake is None:
-            self.upper.dataReceived(data)
-        elif self._failure is None:
-            self._negotiate(handshake, data)
-
-    def _negotiate(self, handshake: ClientHandshake, data: bytes) -> None:
-        try:
-            answer = handshake.feed(data)
-        except CredentialsRefusedError as error:
-            self._fail(Reason.POLICY, str(error))
-            return
-        except RemoteProtocolError as error:
-            self._fail(Reason.FAILURE, str(error))
-            return
-        if answer:
-            self.write(answer)
-        reply = handshake.reply
-        if reply is None:
-            return
-        if reply.rep:
-            reason = reason_of_rep(reply.rep)
-            self._fail(reason, f"the proxy answered: {reason.value} (code {reply.rep})")
-            return
-        self._cancel_deadline()
-        self._handshake = None
-        rest = handshake.rest()
-        self.establish()
-        if rest and self.transport is not None:
-            self.upper.dataReceived(rest)
-
-    def readConnectionLost(self) -> None:
-        """A proxy that ends before its reply will not give one."""
-        if self._handshake is None:
-            super().readConnectionLost()
-        else:
-            self._fail(Reason.FAILURE, "the proxy closed the connection")
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The proxy's connection is gone; before the reply, the failure says why as well as is known."""
-        self._cancel_deadline()
-        if self._handshake is not None:
-            failure = self._failure or DestinationError(Reason.FAILURE, "the proxy closed the connection")
-            reason = Failure(failure)
-        super().connectionLost(reason)
-
-    def _timed_out(self) -> None:
-        self._deadline = None
-        self._fail(Reason.TIMEOUT, "the proxy did not answer in time")
-
-    def _fail(self, reason: Reason, text: str) -> None:
-        self._cancel_deadline()
-        if self._failure is None:
-            self._failure = DestinationError(reason, text)
-        self.abortConnection()
-
-    def _cancel_deadline(self) -> None:
-        deadline, self._deadline = self._deadline, None
-        if deadline is not None:
-            deadline.cancel()
+    __slots__ = ()
 
 
 @implementer(IStreamClientEndpoint)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from mikanet.carriers.urls import CarrierContext
+from mikanet.counters import Counters
 from mikanet.errors import ConfigError
 from mikanet.pickaxe.keys import Kdf
 from mikanet.service.options import Options
+from mikanet.service.secret_files import read_secret
 
 
 class PickaxeOptions(Options):
@@ -29,6 +32,11 @@ class PickaxeOptions(Options):
     def opt_carrier(self, url: str) -> None:
         """URL of a carrier, as tcp://HOST:8865; repeatable."""
         self.carrier_urls.append(url)
+
+    @staticmethod
+    def carrier_context(reactor: Any, counters: Counters, **more: Any) -> CarrierContext:
+        """What carriers need."""
+        return CarrierContext(reactor, counters, read_secret=partial(read_secret, insecure_ok=True), **more)
 
     def check_carriers(self, make: Any, context: CarrierContext) -> list[Any]:
         """The carriers.

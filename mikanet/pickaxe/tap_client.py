@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from twisted.application.service import IService
 
 from mikanet.address import Address, parse_address, parse_port
-from mikanet.carriers.urls import CarrierContext, client_carrier
+from mikanet.carriers.urls import client_carrier
 from mikanet.counters import Counters
 from mikanet.errors import ConfigError
 from mikanet.interfaces import IClientCarrier
@@ -86,7 +86,7 @@ class Options(ClientOptions, PickaxeOptions):
         except ValueError:
             raise ConfigError(f"--names is server or client, not {self['names']!r}") from None
         self.front = FrontDoors.from_options(reactor, self)
-        self.carriers = self.check_carriers(client_carrier, CarrierContext(reactor, counters))
+        self.carriers = self.check_carriers(client_carrier, self.carrier_context(reactor, counters))
         password = read_secret(file, bool(self["insecure-ok"]))
         self.config = PickaxeClientConfig(
             user=user,

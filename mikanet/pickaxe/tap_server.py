@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from twisted.application.service import IService
 
 from mikanet.address import parse_ip
-from mikanet.carriers.urls import CarrierContext, server_carrier
+from mikanet.carriers.urls import server_carrier
 from mikanet.counters import Counters
 from mikanet.egress import Egress
 from mikanet.errors import ConfigError
@@ -80,7 +80,9 @@ class Options(ServerOptions, PickaxeOptions):
         keep_session = self.keep_session()
         where = " ".join(self.carrier_urls)
         state = self.state_folder(where)
-        context = CarrierContext(reactor, counters, limits, self.refusal_time(state), self["decoy"])
+        context = self.carrier_context(
+            reactor, counters, limits=limits, refusal_time=self.refusal_time(state), decoy=self["decoy"]
+        )
         config = PickaxeServerConfig(
             users=users.get,
             egress=Egress(reactor, self.egress_policy(own_ports(where))),
