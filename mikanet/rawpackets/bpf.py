@@ -27,6 +27,8 @@ ACCEPT = 0x40000
 DROP = 0
 
 Instruction = tuple[int, int, int, int]
+#: Code, k, and where to go if true and if false (the next instruction if empty); or a label of what follows.
+_Row = tuple[int, int, str, str] | str
 
 
 def tcp_to_port(port: int, ancillary: bool = True) -> list[Instruction]:
@@ -35,39 +37,61 @@ def tcp_to_port(port: int, ancillary: bool = True) -> list[Instruction]:
 
     :param ancillary: also ask the kernel: packets for this machine only, and no tag that the device took off.
     """
-    prologue: list[tuple[int, int, str, str]] = []
-    if ancillary:
-        prologue = [
-            (_LOAD_WORD, _PACKET_TYPE, "", ""),
-            (_JUMP_EQUAL, _PACKET_HOST, "", "drop"),
-            (_LOAD_WORD, _VLAN_PRESENT, "", ""),
-            (_JUMP_EQUAL, 0, "", "drop"),
-        ]
-    body = [
+    questions: list[_Row] = [
+        (_LOAD_WORD, _PACKET_TYPE, "", ""),
+        (_JUMP_EQUAL, _PACKET_HOST, "", "drop"),
+        (_LOAD_WORD, _VLAN_PRESENT, "", ""),
+        (_JUMP_EQUAL, 0, "", "drop"),
+    ]
+    return _link([*(questions if ancillary else ()), *_ports(6, port, either=False)])
+
+
+def of_port(protocol: int, port: int) -> list[Instruction]:
+    """A program for Ethernet frames with whole TCP (6) or UDP (17) packets from or to a port."""
+    return _link(_ports(protocol, port, either=True))
+
+
+def _ports(protocol: int, port: int, either: bool) -> list[_Row]:
+    source_v4: list[_Row] = [(_LOAD_HALF_INDEXED, 14, "", ""), (_JUMP_EQUAL, port, "accept", "")] if either else []
+    source_v6: list[_Row] = [(_LOAD_HALF, 54, "", ""), (_JUMP_EQUAL, port, "accept", "")] if either else []
+    return [
         (_LOAD_HALF, 12, "", ""),
         (_JUMP_EQUAL, 0x86DD, "v6", ""),
         (_JUMP_EQUAL, 0x0800, "", "drop"),
         (_LOAD_BYTE, 23, "", ""),
-        (_JUMP_EQUAL, 6, "", "drop"),
+        (_JUMP_EQUAL, protocol, "", "drop"),
         (_LOAD_HALF, 20, "", ""),
         (_JUMP_SET, 0x3FFF, "drop", ""),
         (_LOAD_X_IHL, 14, "", ""),
+        *source_v4,
         (_LOAD_HALF_INDEXED, 16, "", ""),
         (_JUMP_EQUAL, port, "accept", "drop"),
-        (_LOAD_BYTE, 20, "", ""),  # v6
-        (_JUMP_EQUAL, 6, "", "drop"),
+        "v6",
+        (_LOAD_BYTE, 20, "", ""),
+        (_JUMP_EQUAL, protocol, "", "drop"),
+        *source_v6,
         (_LOAD_HALF, 56, "", ""),
         (_JUMP_EQUAL, port, "accept", "drop"),
-        (_RETURN, ACCEPT, "", ""),  # accept
-        (_RETURN, DROP, "", ""),  # drop
+        "accept",
+        (_RETURN, ACCEPT, "", ""),
+        "drop",
+        (_RETURN, DROP, "", ""),
     ]
-    rows = prologue + body
-    labels = {"accept": len(rows) - 2, "drop": len(rows) - 1, "v6": len(prologue) + 10}
+
+
+def _link(rows: Sequence[_Row]) -> list[Instruction]:
+    """Labels turned into distances."""
+    labels: dict[str, int] = {}
+    instructions: list[tuple[int, int, str, str]] = []
+    for row in rows:
+        if isinstance(row, str):
+            labels[row] = len(instructions)
+        else:
+            instructions.append(row)
     program = []
-    for at, (code, k, on_true, on_false) in enumerate(rows):
-        jumps = (labels[name] - at - 1 if name else 0 for name in (on_true, on_false))
-        program.append((code, *jumps, k))
-    return program  # type: ignore[return-value]  # the generator gives two
+    for at, (code, k, on_true, on_false) in enumerate(instructions, 1):
+        program.append((code, labels.get(on_true, at) - at, labels.get(on_false, at) - at, k))
+    return program
 
 
 def everything() -> list[Instruction]:

@@ -111,10 +111,11 @@ def attach_filter(to: socket.socket, program: Sequence[Instruction]) -> None:
 class PacketSocket:
     """The AF_PACKET backend.
 
+    :param outgoing: show what this machine sends as well.
     :raises ConfigError: in one line, if the socket cannot be opened or the interface is not one of Ethernet.
     """
 
-    def __init__(self, interface: str, program: Sequence[Instruction], sockbuf: int) -> None:
+    def __init__(self, interface: str, program: Sequence[Instruction], sockbuf: int, outgoing: bool = False) -> None:
         try:
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         except PermissionError:
@@ -122,12 +123,12 @@ class PacketSocket:
                 "raw sockets need root, or the capability CAP_NET_RAW (AmbientCapabilities= in a systemd unit)"
             ) from None
         try:
-            self._open(interface, program, sockbuf)
+            self._open(interface, program, sockbuf, outgoing)
         except BaseException:
             self._socket.close()
             raise
 
-    def _open(self, interface: str, program: Sequence[Instruction], sockbuf: int) -> None:
+    def _open(self, interface: str, program: Sequence[Instruction], sockbuf: int, outgoing: bool) -> None:
         made = self._socket
         attach_filter(made, program)
         for forced, asked in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
@@ -136,7 +137,7 @@ class PacketSocket:
             except PermissionError:
                 made.setsockopt(socket.SOL_SOCKET, asked, sockbuf)
         try:
-            made.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            made.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, not outgoing)
         except OSError:
             pass  # before Linux 4.20; the filter asks for packets to this machine
         try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
+from ipaddress import IPv6Address
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mikanet.rawpackets.bpf import Instruction, assemble, everything, nothing, tcp_to_port
+from mikanet.rawpackets.bpf import Instruction, assemble, everything, nothing, of_port, tcp_to_port
 from mikanet.rawpackets.frames import FlagCycle, FrameMaker, FramePath, open_frame
 from tests.rawpackets.test_frames import CAPTURES, CLIENT, SERVER, STATIONS
 
@@ -57,8 +58,6 @@ class TcpToPortTests(SynchronousTestCase):
 
     def test_ipv6(self) -> None:
         """The same over IPv6."""
-        from ipaddress import IPv6Address
-
         path = FramePath(STATIONS, IPv6Address(1), IPv6Address(2), (40000, 9999), FlagCycle([0x18]))
         (frame,) = FrameMaker(0).make(path, [b"x"])
         self.assertTrue(execute(tcp_to_port(9999), frame))
@@ -101,3 +100,26 @@ class TcpToPortTests(SynchronousTestCase):
         """The two programs that look at nothing."""
         self.assertTrue(execute(everything(), b""))
         self.assertFalse(execute(nothing(), bytes(60)))
+
+
+class OfPortTests(SynchronousTestCase):
+    """Both directions of a port."""
+
+    def test_captures(self) -> None:
+        """Every captured frame passes by either of its ports, and by no other."""
+        for entries in CAPTURES.values():
+            for entry in entries:
+                frame = bytes.fromhex(entry["frame"])
+                for at in (34, 36):
+                    port = int.from_bytes(frame[at : at + 2], "big")
+                    self.assertTrue(execute(of_port(6, port), frame, packet_type=4))
+                    self.assertFalse(execute(of_port(17, port), frame))
+                self.assertFalse(execute(of_port(6, 1), frame))
+
+    def test_ipv6(self) -> None:
+        """The same over IPv6."""
+        path = FramePath(STATIONS, IPv6Address(1), IPv6Address(2), (40000, 9999), FlagCycle([0x18]))
+        (frame,) = FrameMaker(0).make(path, [b"x"])
+        for port in (40000, 9999):
+            self.assertTrue(execute(of_port(6, port), frame))
+        self.assertFalse(execute(of_port(6, 1), frame))
