@@ -8,7 +8,6 @@ comma between).
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,7 +26,7 @@ from mikanet.address import Address
 from mikanet.carriers.dns_client import PROBED_SIZE, DnsAnswerError, DnsHandshake, DnsPath, names_fit
 from mikanet.carriers.dns_records import CARRYING
 from mikanet.carriers.dns_zone import MAX_UDP, DnsZone
-from mikanet.carriers.polled_carrier import Alarm, PolledClientCarrier, PolledHub, Questions
+from mikanet.carriers.polled_carrier import Alarm, PolledClientCarrier, PolledHub, Questions, random_bits
 from mikanet.carriers.polled_client import PolledClient
 from mikanet.carriers.polled_wire import CLOSED
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
@@ -41,15 +40,10 @@ from mikanet.wire import dns
 #: Seconds for a whole handshake, and those after which a path without any answer is tried over TCP.
 OPEN_TIME, TCP_AFTER = 25.0, 6.0
 #: Most bytes that a TCP connection's questions may be ahead of its answers, and connections in all.
-_MAX_TCP_UNREAD, _MAX_TCP = 1 << 18, 1000
+_MAX_TCP_UNREAD, _MAX_TCP = 1 << 20, 1000
 _TCP_IDLE = 60.0
 #: Answers without a record, one after the other, that are borne.
 _MAX_EMPTY = 2
-
-
-def random_bits(count: int) -> int:
-    """So many random bits."""
-    return int.from_bytes(os.urandom((count + 7) // 8), "big") >> (-count % 8)
 
 
 def zone_of(url: CarrierUrl) -> bytes:

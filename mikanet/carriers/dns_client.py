@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from mikanet.carriers import polled_wire as wire
 from mikanet.carriers.dns_records import CARRYING, from_answer, name_room, to_labels
+from mikanet.carriers.polled_asks import FIRST_TIMEOUT, Ask, Asks
 from mikanet.errors import RemoteProtocolError
 from mikanet.wire import dns
 from mikanet.wire.base32 import encoded_size
@@ -30,7 +31,6 @@ _WANTED = {
     dns.AAAA: (410,),
     dns.A: (170,),
 }
-_FIRST_TIMEOUT, _LEAST_TIMEOUT = 1.0, 0.25
 #: How often a probe is asked before it counts as lost; the other questions go on until the time is over.
 _PROBE_TRIES = 4
 #: Seconds after which types other than NULL and TXT are tried too.
@@ -132,25 +132,16 @@ class DnsPath:
 
 
 @dataclass
-class _Ask:
-    """A question of a handshake, asked until it is answered."""
+class _DnsAsk(Ask):
+    """A question in DNS. :ivar beside: what of the message travels beside the name.
 
-    name: str
-    message: bytes
-    kind: int
-    edns: int | None
+    :ivar sections: of each time it was asked, by identifier.
+    """
+
+    kind: int = dns.TXT
+    edns: int | None = None
     beside: bytes = b""
-    most_tries: int = 1000
-    due: float = 0.0
-    tries: int = 0
-    sent_at: float = 0.0
-    answer: bytes | None = None
-    idents: dict[int, bytes] = field(default_factory=dict)
-    refused: int | None = None
-
-    @property
-    def decided(self) -> bool:
-        return self.answer is not None or self.tries > self.most_tries or self.refused is not None
+    sections: dict[int, bytes] = field(default_factory=dict)
 
 
 class DnsHandshake:
@@ -183,9 +174,8 @@ class DnsHandshake:
         self._stock_choice, self._hold_choice = stock, hold
         self._tcp = tcp
         self._challenge = random_bits(8 * wire.CHALLENGE_SIZE).to_bytes(wire.CHALLENGE_SIZE, "big")
-        self._asks: list[_Ask] = []
-        self._idents: dict[int, _Ask] = {}
-        self._rtts: list[float] = []
+        self._asks: Asks[_DnsAsk] = Asks()
+        self._idents: dict[int, _DnsAsk] = {}
         self._probes_end = 0.0
         self._name_room = name_room(zone)
         self._stage = "hello"
@@ -201,7 +191,7 @@ class DnsHandshake:
     @property
     def rtt(self) -> float:
         """The least round-trip time seen, in seconds."""
-        return min(self._rtts, default=_FIRST_TIMEOUT)
+        return min(self._asks.rtts, default=FIRST_TIMEOUT)
 
     @property
     def stock(self) -> int:
@@ -226,17 +216,17 @@ class DnsHandshake:
         *,
         edns: int | None = 0,
         beside: bytes = b"",
-        tries: int = 0,
+        tries: int = 1000,
     ) -> None:
         size = self._size if edns == 0 else edns
-        self._asks.append(_Ask(name, message, kind, size, beside, tries or 1000, due))
+        self._asks.all.append(_DnsAsk(name, message, due, tries, kind=kind, edns=size, beside=beside))
 
     # -- what the adapter calls
 
     @property
     def deadline(self) -> float:
         """When something is to be asked."""
-        times = [ask.due for ask in self._asks if ask.answer is None and ask.refused is None]
+        times = [] if (due := self._asks.deadline) is None else [due]
         if self._stage == "probes":
             times.append(self._probes_end)
         return min(times, default=0.0)
@@ -245,67 +235,50 @@ class DnsHandshake:
         """Datagrams to send now."""
         if self._stage == "probes":
             self._judge(now)
-        made = []
-        for ask in self._asks:
-            if ask.decided or ask.due > now + 0.001:
-                continue
-            ask.tries += 1
-            timeout = max(_LEAST_TIMEOUT, 2.5 * self._rtts[0]) if self._rtts else _FIRST_TIMEOUT
-            ask.due = now + min(timeout * 1.5 ** (ask.tries - 1), 4.0)
-            ask.sent_at = now
-            if ask.tries <= ask.most_tries:
-                made.append(self._datagram(ask))
-        return made
+        return [self._datagram(ask) for ask in self._asks.take_due(now)]
 
-    def _datagram(self, ask: _Ask) -> bytes:
+    def _datagram(self, ask: _DnsAsk) -> bytes:
         ident = self._random_bits(16)
         section = to_labels(ask.message) + self._zone + ask.kind.to_bytes(2, "big") + b"\0\1"
-        ask.idents[ident] = section
+        ask.sections[ident] = section
         self._idents[ident] = ask
         return dns.build_query(ident, section, ask.edns, ask.beside)
 
     def received(self, data: bytes, now: float) -> None:
         """A datagram came."""
-        ask = self._idents.pop(int.from_bytes(data[:2], "big"), None) if len(data) >= 12 else None
-        if ask is None or ask.decided:
+        ident = int.from_bytes(data[:2], "big")
+        ask = self._idents.get(ident)
+        if ask is None or not ask.open:
             return
-        section = ask.idents[int.from_bytes(data[:2], "big")]
         try:
-            message = read_answer(data, section, ask.kind, self._zone)
+            message = read_answer(data, ask.sections[ident], ask.kind, self._zone)
         except DnsAnswerError as problem:
             self.answered = True
             self.refusals.append(problem.rcode)
-            if problem.rcode in (dns.NOERROR, dns.FORMERR, dns.NOTIMP) and not problem.truncated:
-                ask.refused = problem.rcode
+            ask.refused = problem.rcode in (dns.NOERROR, dns.FORMERR, dns.NOTIMP) and not problem.truncated
             return
         except RemoteProtocolError:
             return
         self.answered = True
-        if ask.tries == 1:
-            self._rtts.append(now - ask.sent_at)
-        ask.answer = message
-        self._took(ask, now)
-
-    def _took(self, ask: _Ask, now: float) -> None:
-        if self._stage == "hello" and ask.answer is not None:
-            self.connection = wire.read_welcome(ask.answer, self._challenge)
+        if self._stage == "hello":
+            self.connection = wire.read_welcome(message, self._challenge)
             if self.connection is None:
-                ask.answer = None
                 return
-            self._rtts = self._rtts or [now - ask.sent_at]
+        self._asks.answered(ask, message, now)
+        if self._stage == "hello":
             self._begin_probes(now)
         elif self._stage == "probes":
             self._judge(now)
-        elif ask.name == "start" and ask.answer == wire.STARTED:
+        elif message == wire.STARTED:
             self.mode = self._chosen
 
     # -- probes
 
     def _begin_probes(self, now: float) -> None:
         self._stage = "probes"
-        self._asks = []
+        self._asks.all = []
         assert self.connection is not None
-        rtt = max(_LEAST_TIMEOUT, 2.5 * self._rtts[0])
+        rtt = self._asks.timeout
         self._probes_end = now + rtt * 5
         number = 0
         for rank, kind in enumerate(self._types):
@@ -332,9 +305,9 @@ class DnsHandshake:
     def _judge(self, now: float) -> None:
         """Start, once nothing better is to be expected, or the time is over."""
         # Types of the last resort are asked only if the first ones bring nothing.
-        first = [ask for ask in self._asks if ask.name[:4] != "down" or ask.kind in self._types[:2]]
+        first = [ask for ask in self._asks.all if ask.name[:4] != "down" or ask.kind in self._types[:2]]
         found = self._found()
-        if all(ask.decided for ask in first) and found is not None:
+        if not any(ask.open for ask in first) and found is not None:
             self._begin_start(found, now)
         elif found is not None and found.wide and found.size >= _WANTED[dns.TXT][0]:
             self._begin_start(found, now)  # nothing is better
@@ -347,29 +320,29 @@ class DnsHandshake:
     def _found(self) -> DnsMode | None:
         """The best that probes have shown so far."""
         best: tuple[int, int, int] | None = None
-        for ask in self._asks:
+        for ask in self._asks.all:
             if ask.answer is not None and ask.name.startswith("down"):
                 size = wire.read_probed(ask.answer, ask.message) or 0
                 choice = (size, -self._types.index(ask.kind), ask.kind)
                 best = max(best, choice) if best else choice
         if best is None or best[0] < 16:
             return None
-        names = [len(ask.message) for ask in self._asks if ask.name == "name" and self._came(ask)]
-        wide = any(ask.name == "wide" and self._came(ask) for ask in self._asks)
+        names = [len(ask.message) for ask in self._asks.all if ask.name == "name" and self._came(ask)]
+        wide = any(ask.name == "wide" and self._came(ask) for ask in self._asks.all)
         name = max(names, default=0)
-        if not name and not any(ask.name == "name" and ask.decided for ask in self._asks):
+        if not name and not any(ask.name == "name" and not ask.open for ask in self._asks.all):
             return None
         return DnsMode(best[2], best[0], name or 40, WIDE_ROOM if wide else 0, self._size)
 
     @staticmethod
-    def _came(ask: _Ask) -> bool:
+    def _came(ask: _DnsAsk) -> bool:
         """Whether all that was asked came, as it was asked."""
         return ask.answer is not None and wire.read_probed(ask.answer, ask.message + ask.beside) is not None
 
     def _begin_start(self, mode: DnsMode, now: float) -> None:
         self._stage = "start"
         self._chosen = mode
-        self._asks = []
+        self._asks.all = []
         assert self.connection is not None
         message = wire.start(self.connection, mode.size, self.stock, self.hold, self._random_bits(16))
         self._add("start", message, mode.type, now)

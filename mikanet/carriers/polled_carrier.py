@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -25,6 +26,12 @@ CLOSE_TIME = 3.0
 MAX_PACKET = 4608
 #: How often a link's end is told, since nobody confirms it.
 _FAREWELLS = 3
+
+
+def random_bits(count: int) -> int:
+    """So many random bits."""
+    return int.from_bytes(os.urandom((count + 7) // 8), "big") >> (-count % 8)
+
 
 Questions = Sequence[tuple[int, bytes]]
 

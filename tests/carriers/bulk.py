@@ -27,7 +27,7 @@ class Bulk:
 
     def __init__(self, carrier: ICarrier) -> None:
         self.carrier: Any = carrier
-        carrier.user = self  # type: ignore[misc, assignment]
+        carrier.user = self
         self.to_send = 0
         self.sent = 0
         self.received = 0
@@ -139,7 +139,9 @@ def main() -> None:
     reactor: Any = _reactor
     context = CarrierContext(reactor, Counters())
     if chosen.role == "server":
-        server_carrier(chosen.url, context).listen(BulkServer).addErrback(lambda f: (print(f), reactor.stop()))
+        server_carrier(chosen.url, context).listen(lambda made: BulkServer(made) and None).addErrback(
+            lambda f: (print(f), reactor.stop())
+        )
         reactor.run()
         return
     began = time.monotonic()
