@@ -86,18 +86,10 @@ class LinkProtocol(Protocol):
 
     def _settle(self, link: Link, problem: RemoteProtocolError | None = None) -> None:
         """Act on what happened. What verified before a problem counts all the same: keys have changed by it."""
-        mux = self.mux
         if link.events:
             events, link.events = link.events, []
-            if mux is not None:
-                mux.begin()
             try:
-                for event in events:
-                    if type(event) is bytes:
-                        if self.mux is not None:
-                            self.mux.frame_received(event)
-                    else:
-                        self.on_event(event)
+                self._act(events)
             except RemoteProtocolError as found:
                 problem = problem or found
         if problem is not None:
@@ -106,8 +98,23 @@ class LinkProtocol(Protocol):
         elif self.link is link:
             self.flush()
             self._arm()
+
+    def _act(self, events: list[Event]) -> None:
+        mux = self.mux
         if mux is not None:
-            mux.finish()
+            mux.begin()
+        try:
+            for event in events:
+                if type(event) is bytes:
+                    if self.mux is not None:
+                        self.mux.frame_received(event)
+                else:
+                    if self.mux is not None:
+                        self.mux.deliver()  # what came before comes before
+                    self.on_event(event)
+        finally:
+            if mux is not None:
+                mux.finish()
 
     def flush(self) -> None:
         """Send what the link has to say."""

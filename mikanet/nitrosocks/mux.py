@@ -99,6 +99,8 @@ class Mux:
         self._addresses: tuple[IAddress, IAddress] | None = None
         self._resuming = False
         self._held = False
+        self._run: list[bytes] = []  # what came in a row for the stream _run_sid
+        self._run_sid = 0
         self._control: deque[bytes] = deque()
         self._ready: deque[MuxStream] = deque()
         self._timer: IDelayedCall | None = None
@@ -144,8 +146,14 @@ class Mux:
         self._held = True
 
     def finish(self) -> None:
-        """All frames that came are here: send what they brought about."""
-        self._held = False
+        """All frames that came are here: deliver them, and send what they brought about.
+
+        :raises RemoteProtocolError: as :meth:`frame_received`.
+        """
+        try:
+            self.deliver()
+        finally:
+            self._held = False
         self.pump()
 
     def frame_received(self, frame: bytes) -> None:
@@ -156,12 +164,13 @@ class Mux:
         sid, command, payload = decode(frame)
         if command is _BYTES:
             self._count(frame)
-            stream = self.streams.get(sid)
-            if stream is not None:
-                stream.data_received(payload)
-            elif sid >= self._next_sid:
-                raise RemoteProtocolError("bytes for a stream that was never opened")
-        elif command is Command.RESUME:
+            if sid != self._run_sid:
+                self.deliver()
+                self._run_sid = sid
+            self._run.append(payload)
+            return
+        self.deliver()
+        if command is Command.RESUME:
             if not self._resuming:
                 raise RemoteProtocolError("RESUME in the middle of a connection")
             self._resuming = False
@@ -173,6 +182,22 @@ class Mux:
         else:
             self._count(frame)
             self._control_received(sid, command, payload)
+
+    def deliver(self) -> None:
+        """Hand over what came in a row for one stream, as one piece.
+
+        :raises RemoteProtocolError: if that stream cannot have it.
+        """
+        run = self._run
+        if not run:
+            return
+        data = run[0] if len(run) == 1 else b"".join(run)
+        run.clear()
+        stream = self.streams.get(self._run_sid)
+        if stream is not None:
+            stream.data_received(data)
+        elif self._run_sid >= self._next_sid:
+            raise RemoteProtocolError("bytes for a stream that was never opened")
 
     def _count(self, frame: bytes) -> None:
         if self._resuming:
@@ -362,7 +387,7 @@ class Mux:
                 ready.append(stream)
             else:
                 stream.scheduled = False
-        if ledger.ack_due:
+        if ledger.ack_due(alone=not frames):
             frames.append(encode_number(0, Command.ACK, ledger.tell()))
         return frames
 

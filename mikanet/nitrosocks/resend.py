@@ -13,8 +13,10 @@ from mikanet.errors import RemoteProtocolError
 #: Bytes without acknowledgement at which streams pause (N9).
 MAX_UNACKNOWLEDGED: Final = 4 * 1024 * 1024
 
-#: Bytes received after which an acknowledgement is due, and seconds after which one is due for less.
+#: Bytes received after which an acknowledgement is due: with something else that is sent, and alone; and seconds after
+#: which one is due for less.
 ACK_BYTES: Final = 64 * 1024
+ACK_BYTES_ALONE: Final = 256 * 1024
 ACK_TIME: Final = 1.0
 
 
@@ -85,10 +87,9 @@ class Ledger:
         """Whether there is something to acknowledge."""
         return self.received != self._told
 
-    @property
-    def ack_due(self) -> bool:
-        """Whether an acknowledgement should go out with the next bytes."""
-        return self._since_ack >= ACK_BYTES
+    def ack_due(self, *, alone: bool) -> bool:
+        """Whether an acknowledgement should go out now, with other frames or alone."""
+        return self._since_ack >= (ACK_BYTES_ALONE if alone else ACK_BYTES)
 
     def tell(self) -> int:
         """The count for an ACK or RESUME that goes out now."""

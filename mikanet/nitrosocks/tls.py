@@ -15,6 +15,7 @@ from twisted.internet import error
 from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
 
+from mikanet import prompt
 from mikanet.filters.base import Filter
 
 #: Largest record's content, in bytes, and what one read may bring at most.
@@ -132,7 +133,7 @@ class TlsFilter(Filter):
         try:
             while True:
                 data = self.connection.bio_read(room)
-                self.transport.write(data)
+                prompt.send(self.transport, data)
                 if len(data) < room:
                     return
         except SSL.WantReadError:
