@@ -15,6 +15,7 @@ from mikanet.crypto.packet_keys import BLOCKS
 from mikanet.kcp.settings import MAX_PACKET, MAX_WINDOW, MODES, Mode
 from mikanet.paqet.wire import MAX_FLAGS, Dialect
 from mikanet.paqet.yaml_sections import Section, read_yaml
+from mikanet.wire.ethernet import parse_mac
 from mikanet.wire.tcp import DEFAULT_FLAGS, parse_flags
 
 #: Windows (send, receive) of either end, in packets.
@@ -310,14 +311,3 @@ def _split(text: str, least: int) -> tuple[str, int]:
     if not separator:
         raise ValueError(f"{text!r} is not ADDRESS:PORT")
     return host, 0 if not least and digits == "0" else parse_port(digits)
-
-
-def parse_mac(text: str) -> bytes:
-    """The six bytes of ``aa:bb:cc:dd:ee:ff``.
-
-    :raises ValueError: if it is not that.
-    """
-    parts = text.replace("-", ":").split(":")
-    if len(parts) != 6 or any(len(part) != 2 for part in parts):
-        raise ValueError(f"{text!r} is not a hardware address like aa:bb:cc:dd:ee:ff")
-    return bytes(int(part, 16) for part in parts)

@@ -99,11 +99,14 @@ class Connection:
     @property
     def live(self) -> bool:
         """Whether streams can be opened at once."""
-        return self.dialect is not None
+        # A session that is just ending tells its streams first and us last.
+        return self.dialect is not None and self._smux is not None and self._smux.transport is not None
 
     def session(self) -> Deferred[LiveSession]:
         """A live session, now or when there is one; fails with :class:`DestinationError` when the server is silent."""
-        if self._smux is not None and self.dialect is not None:
+        if self.live:
+            assert self._smux is not None
+            assert self.dialect is not None
             return succeed(LiveSession(self._smux, self.dialect))
         if self._misunderstood:
             return fail(_unreachable())
@@ -248,20 +251,19 @@ class Connection:
     # -- a session's end
 
     def _lost(self, reason: Failure) -> None:
-        was_live, self._smux, self.dialect = self.live, None, None
+        was_live, self._smux, self.dialect = self.dialect is not None, None, None
         self._misunderstood = False
         self._cancel_timer()
         self._pings.clear()
         if self._stopped:
             return
         self._config.counters.add("paqet.client.lost")
+        if was_live and self._waiting:
+            self.open()  # for who noticed the end before us
+            return
         if not was_live:
             self._report("answers nothing")
         self._fail_waiting()
-        if not self._config.resident:
-            return
-        if was_live:
-            self._wait = FIRST_WAIT
         self._open_later()
 
     def _open_later(self) -> None:

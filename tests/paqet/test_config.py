@@ -209,7 +209,7 @@ class MistakeTests(SynchronousTestCase):
             ("192.168.1.100:0", "[2001:db8::1]:0", "is not an IPv4 address"),
             ("192.168.1.100:0", "192.168.1.100", "is not ADDRESS:PORT"),
             ("192.168.1.100:0", "192.168.1.100:99", "transport.conn must be 1 with a fixed port"),
-            ("aa:bb:cc:dd:ee:ff", "aa:bb", "is not a hardware address"),
+            ("aa:bb:cc:dd:ee:ff", "aa:bb", "is not a MAC address"),
             ("127.0.0.1:1080", "localhost:1080", "line 6: socks5[1].listen:"),
             ('protocol: "tcp"', 'protocol: "sctp"', "'sctp' is none of tcp, udp"),
             ('    protocol: "tcp"\n', "", "forward[1].protocol is missing"),

@@ -337,6 +337,18 @@ class HealthTests(SynchronousTestCase):
         world.run(lambda: world.egress.waiting)
         self.assertIsNone(again.lost)
 
+    def test_new_stream_at_the_end_of_a_session(self) -> None:
+        """Who opens a new stream when told of the end of the old one gets it in the next session."""
+        world = World()
+        tunnel, application, _ = established(world)
+        again: list[Application] = []
+        application.connectionLost = lambda reason=None: again.append(world.connect(tunnel, b"again"))  # type: ignore[method-assign, misc, assignment]
+        world.net.sessions.abort_all()
+        world.run(lambda: world.egress.waiting, 30)
+        target = world.egress.let_through()
+        world.run(lambda: target.bytes_written == b"again")
+        self.assertEqual(len(again), 1)
+
     def test_idle_tunnel_of_a_program(self) -> None:
         """A tunnel that is not resident begins when it is wanted and lets go when idle."""
         world = World()
