@@ -41,7 +41,17 @@ class Standing:
         back by it since. :ivar round_trip: seconds, of the last probe; None if not measured.
     """
 
-    __slots__ = ("_failures", "_not_before", "_vain", "index", "open", "opened_at", "round_trip", "works", "works_since")
+    __slots__ = (
+        "_failures",
+        "_not_before",
+        "_vain",
+        "index",
+        "open",
+        "opened_at",
+        "round_trip",
+        "works",
+        "works_since",
+    )
 
     def __init__(self, index: int) -> None:
         self.index = index

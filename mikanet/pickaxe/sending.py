@@ -23,7 +23,7 @@ SMALL_WINDOW = 256 * 1024
 MAX_PACKETS = 4000
 
 #: The congestion window of unreliable paths, in bytes: at first, and at least (our choice).
-_INITIAL_CWND, _MIN_CWND = 16 * 1024, 2400
+_INITIAL_CWND, _MIN_CWND = 16 * 1024, 4800
 
 #: How many later packets the peer must have before one is taken for lost and not for late.
 _REORDERING = 3
@@ -256,8 +256,8 @@ class SendWindow:
         if self._sent and self._due is None:
             self._due = now + self.round_trip.rto
 
-    def overdue(self, now: float, current: Path | None) -> None:
-        """The deadline is here: send again what should have been acknowledged by now."""
+    def overdue(self, now: float, current: Path | None) -> bool:
+        """The deadline is here: send again what should have been acknowledged by now. False if there is no such thing."""
         rto = self.round_trip.rto
         due: list[Sent] = []
         oldest: float | None = None
@@ -275,8 +275,9 @@ class SendWindow:
             self._cwnd = _MIN_CWND
             self._requeue(due)
             self._due = now + self.round_trip.rto
-        else:
-            self._due = None if oldest is None else oldest + rto
+            return True
+        self._due = None if oldest is None else oldest + rto
+        return False
 
     def _requeue(self, lost: list[Sent]) -> None:
         if not lost:

@@ -195,7 +195,12 @@ class Session:
         eid = self.random_bytes(wire.EID_SIZE)
         progress = wire.encode_progress(self._expected - 1, self._picture() if self._held else b"")
         sent = self._number(wire.ECHO, (wire.encode_echo(wire.ECHO_REQUEST, eid, progress),), now)
-        self.sending.add(sent)
+        if self.path is not None and not self.path.reliable:
+            # Past what waits for room: on a path that loses, what it says of the other direction makes that room there.
+            self.sending.add_aside(sent, self.path, now)
+            self._aside.append((self.path, [sent.packet]))
+        else:
+            self.sending.add(sent)
         self._asked[eid] = sent.counter
         self._latest = (eid, sent.packet)
         self._unasked_packets = self._unasked_bytes = 0
@@ -213,7 +218,7 @@ class Session:
         if self.path is not None:
             packets = self.sending.take(self.path, now)
             if packets:
-                groups.append((self.path, packets))
+                groups.insert(0, (self.path, packets))
         return groups
 
     def timer_fired(self, now: float) -> None:
@@ -224,8 +229,8 @@ class Session:
             else:
                 self._ask_at = None
         due = self.sending.deadline
-        if due is not None and now >= due:
-            self.sending.overdue(now, self.path)
+        if due is not None and now >= due and self.sending.overdue(now, self.path):
+            self.ask(now)
 
     def _number(self, kind: int, body: tuple[bytes | memoryview, ...], now: float, bare: bool = False) -> Sent:
         counter = self._next
@@ -251,7 +256,7 @@ class Session:
 
         What is no packet of this session's peer is dropped without a word; echoes are dealt with here.
         """
-        if len(packet) < wire.HEADER_SIZE or (kind := packet[0]) & 0x81 != self._peer_bits:
+        if len(packet) < wire.HEADER_SIZE or (kind := packet[0]) & 0x81 != self._peer_bits or packet[1:5] != self.sid:
             return []
         expected = self._expected
         counter = wire.nearest_counter(packet[5] | packet[6] << 8 | packet[7] << 16, expected)
