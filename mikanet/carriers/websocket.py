@@ -15,7 +15,7 @@ import h11
 from twisted.internet import ssl
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import wrapClientTLS
-from twisted.internet.error import TimeoutError
+from twisted.internet.error import ConnectionDone, ConnectionLost, TimeoutError
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IPushProducer, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -264,7 +264,8 @@ class _Handshake(Protocol):
         if self._carrier is not None:
             self._carrier.connectionLost(reason)
         elif not self.done.called:
-            self.done.errback(RemoteProtocolError("the connection was closed in the handshake"))
+            closed = reason.check(ConnectionDone, ConnectionLost) is not None
+            self.done.errback(RemoteProtocolError("the connection was closed in the handshake") if closed else reason)
 
     def _fail(self, problem: Exception) -> None:
         self.done.errback(problem)
