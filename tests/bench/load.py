@@ -12,12 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.bench.target import BLOCK, ORDER
 
+#: In the place of a target's port: the port of the proxy is a forward that leads to the target by itself.
+STRAIGHT = 0
+
 
 def connect(proxy: int, target: int) -> socket.socket:
-    """A connection to the target on loopback through the SOCKS5 proxy on loopback."""
+    """A connection to the target on loopback through the SOCKS5 proxy, or the forward, on loopback."""
     sock = socket.create_connection(("127.0.0.1", proxy), timeout=60)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if target == STRAIGHT:
+            return sock
         sock.sendall(b"\x05\x01\x00")
         _exactly(sock, 2)
         sock.sendall(b"\x05\x01\x00\x01\x7f\x00\x00\x01" + struct.pack("!H", target))
