@@ -3,8 +3,9 @@
 Twisted's TCP transports keep what is written until the reactor says that the socket is writable, which costs a turn, two
 changes of the poll set and a copy for each write, though the socket is almost always writable. :func:`send` tries the
 socket first and leaves to the transport only what does not fit, so order, back-pressure and ends stay the transport's;
-:func:`end_writing` does the same for a FIN. A transport that is not a plain TCP socket, or has something to send
-already, gets an ordinary ``write`` or ``loseWriteConnection``.
+:func:`end_writing` and :func:`close` do the same for ends, :func:`receive` for what a client says first. A transport that is
+not a plain TCP socket, or has something to send already, gets an ordinary ``write``, ``loseWriteConnection`` or
+``loseConnection``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet import tcp
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 
 # Exactly these: a subclass may give write() another meaning.
 _PLAIN = frozenset({tcp.Server, tcp.Client})
@@ -47,6 +50,26 @@ def send(transport: Any, data: bytes) -> None:
         if isinstance(sent, int):
             data = data[sent:]
     transport.write(data)
+
+
+def receive(transport: Any) -> None:
+    """From connectionMade: take what has come already, as it has when a client speaks first, without another turn."""
+    if is_plain(transport):
+        try:
+            data = transport.socket.recv(transport.bufferSize)
+        except OSError:
+            return  # nothing yet, or something that the reactor will meet
+        if data:
+            transport.protocol.dataReceived(data)
+
+
+def close(transport: Any) -> None:
+    """From readConnectionLost: end the connection, at once if nothing is left to send."""
+    if _idle(transport) and transport.producer is None:
+        transport._shouldShutdown = False  # the close sends our end
+        transport.connectionLost(Failure(ConnectionDone()))
+    else:
+        transport.loseConnection()
 
 
 def end_writing(transport: Any) -> None:

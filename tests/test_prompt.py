@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
@@ -27,6 +28,9 @@ class OtherTransportTests(SynchronousTestCase):
         prompt.send(transport, b"data")
         prompt.end_writing(transport)
         self.assertEqual((transport.written, transport.fin), ([b"data"], True))
+        prompt.receive(transport)
+        prompt.close(transport)
+        self.assertTrue(transport.closed)
 
 
 @implementer(IHalfCloseableProtocol)
@@ -78,6 +82,50 @@ class SocketTests(TestCase):
         self.assertEqual(peer.recv(100), b"")
         self.assertEqual(protocol.write_ended, 1)
         transport.loseConnection()
+        yield protocol.lost
+
+    @inlineCallbacks
+    def test_first_bytes(self) -> Any:
+        """What has come before the connection is made is taken at once; nothing, or an end, is left to the reactor."""
+        protocol, peer = yield self.connect()
+        got: list[bytes] = []
+        protocol.dataReceived = got.append
+        prompt.receive(protocol.transport)
+        peer.sendall(b"first")
+        prompt.receive(protocol.transport)
+        self.assertEqual(got, [b"first"])
+        peer.shutdown(socket.SHUT_WR)
+        prompt.receive(protocol.transport)
+        self.assertEqual(got, [b"first"])
+        protocol.transport.loseConnection()
+        yield protocol.lost
+
+    @inlineCallbacks
+    def test_close_after_the_peer(self) -> Any:
+        """An end that answers the peer's is there before the reactor turns, as a FIN; with bytes left, after those."""
+        protocol, peer = yield self.connect()
+        transport = protocol.transport
+        protocol.readConnectionLost = lambda: prompt.close(transport)
+        peer.shutdown(socket.SHUT_WR)
+        reason = yield protocol.lost
+        self.assertIs(reason, ConnectionDone)
+        self.assertEqual(peer.recv(1), b"")
+        protocol, peer = yield self.connect()
+        transport = protocol.transport
+        prompt.send(transport, bytes(20_000_000))
+        prompt.close(transport)
+        size = 0
+        peer.setblocking(False)
+        while True:
+            try:
+                data = peer.recv(1 << 20)
+            except BlockingIOError:
+                yield deferLater(global_reactor, 0.001)
+                continue
+            if not data:
+                break
+            size += len(data)
+        self.assertEqual(size, 20_000_000)
         yield protocol.lost
 
     @inlineCallbacks

@@ -19,7 +19,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from mikanet.counters import Counters
 from mikanet.errors import MikanetError
-from mikanet.megaki.sazukari import SavedSession, Sazukari, Session, TimedOutError
+from mikanet.megaki.sazukari import REQUEST_TIME, SavedSession, Sazukari, Session, TimedOutError
 from mikanet.megaki.wire import MAX_MESSAGE
 
 #: Sessions ready for use, and most sessions at once; more requests wait for one of those.
@@ -37,6 +37,10 @@ _PATIENCE = 4
 _log = Logger()
 
 
+def _no_turn(result: Any, seconds: float) -> Any:
+    raise TimedOutError("no session was free in time")
+
+
 class NoSessionError(MikanetError):
     """There is no way to the server."""
 
@@ -44,17 +48,24 @@ class NoSessionError(MikanetError):
 class WarmSessions:
     """Sessions of one client, kept ready.
 
-    :param clock: the reactor's time.
+    :param clock: the reactor's time. :param wait_time: seconds that a request may wait for a session while all are in use.
     """
 
     def __init__(
-        self, clock: Any, client: Sazukari, warm: int = WARM_SESSIONS, most: int = MAX_SESSIONS, name: str = ""
+        self,
+        clock: Any,
+        client: Sazukari,
+        warm: int = WARM_SESSIONS,
+        most: int = MAX_SESSIONS,
+        name: str = "",
+        wait_time: float = REQUEST_TIME,
     ) -> None:
         self._clock = clock
         self._client = client
         self._warm = warm
         self._most = most
         self._name = name
+        self._wait_time = wait_time
         self._idle: list[Session] = []
         self._all: set[Session] = set()
         self._rested: dict[Session, float] = {}
@@ -83,7 +94,8 @@ class WarmSessions:
     async def ask(self, request: bytes) -> bytes:
         """The answer to a request.
 
-        :raises NoSessionError: if no session could be made. Otherwise as :meth:`Session.send_message`.
+        :raises NoSessionError: if no session could be made.
+        :raises TimedOutError: if none was free in time. Otherwise as :meth:`Session.send_message`.
         """
         session = await self._take()
         try:
@@ -94,6 +106,7 @@ class WarmSessions:
     # -- which session
 
     async def _take(self) -> Session:
+        until = self._clock.seconds() + self._wait_time
         while True:
             while self._idle:
                 session = self._idle.pop()
@@ -103,14 +116,18 @@ class WarmSessions:
                 return await self._open()
             turn: Deferred[None] = Deferred(self._waiting.remove)
             self._waiting.append(turn)
-            await turn
+            await turn.addTimeout(max(0.0, until - self._clock.seconds()), self._clock, _no_turn)
+
+    def _wake(self) -> None:
+        """There may be a session for the request that has waited for longest."""
+        if self._waiting:
+            self._waiting.popleft().callback(None)
 
     def _give_back(self, session: Session) -> None:
         if session.idle:
             self._rested[session] = self._clock.seconds()
             self._idle.append(session)
-        if self._waiting:
-            self._waiting.popleft().callback(None)
+        self._wake()
 
     async def _open(self) -> Session:
         saved = self._saved.pop() if self._saved else None
@@ -123,9 +140,10 @@ class WarmSessions:
             if not self._down:
                 self._down = True
                 _log.warn("no session with {name}: {problem}", name=self._name, problem=str(problem))
-            raise NoSessionError(" ".join(str(problem).split()) or type(problem).__name__) from problem
-        finally:
             self._opening -= 1
+            self._wake()  # that one may try, too, rather than wait for what does not come
+            raise NoSessionError(" ".join(str(problem).split()) or type(problem).__name__) from problem
+        self._opening -= 1
         if self._down:
             self._down = False
             _log.info("sessions with {name} again", name=self._name)
@@ -140,8 +158,7 @@ class WarmSessions:
             self._idle.remove(session)
         if session.proven:
             self._saved.append(session.saved)
-        if self._waiting:
-            self._waiting.popleft().callback(None)
+        self._wake()
         if self._running:
             self._wait(0.0)
 

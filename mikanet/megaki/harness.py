@@ -99,8 +99,8 @@ class Listener(Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes from the worker."""
 
-    def exited(self, how: str) -> None:
-        """It is gone and reaped."""
+    def exited(self, how: str, last_words: bytes = b"") -> None:
+        """It is gone and reaped; ``last_words`` were still on their way."""
 
 
 #: Starts a worker process. Raises OSError if that is not possible.

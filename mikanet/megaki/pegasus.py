@@ -7,6 +7,7 @@ fell out of step is used again (K8).
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import itertools
 import random
@@ -89,9 +90,9 @@ class _Member:
         """Bytes from the worker."""
         self._pool.member_said(self, data)
 
-    def exited(self, how: str) -> None:
+    def exited(self, how: str, last_words: bytes = b"") -> None:
         """It is gone and reaped."""
-        self._pool.member_gone(self, how)
+        self._pool.member_gone(self, how, last_words)
 
 
 @dataclass(slots=True)
@@ -218,7 +219,9 @@ class Pool:
     def _refusal(self) -> Failure | None:
         if not self._running:
             return Failure.STOPPED
-        if len(self._queue) >= self._settings.queue_length:
+        # A worker that is asked for a sign of life is as good as free.
+        probed = sum(member.state is State.PROBED for member in self._members)
+        if len(self._queue) >= self._settings.queue_length + probed:
             return Failure.QUEUE_FULL
         if self.sick and not self._serving:
             return Failure.SICK
@@ -268,6 +271,11 @@ class Pool:
 
     def _finish(self, member: _Member, exchange: Exchange) -> None:
         self._exchange_deadlines.cancel(member.key)
+        done = self._note_answer(member)
+        self._free(member)
+        self._give_answer(done, exchange)
+
+    def _note_answer(self, member: _Member) -> Deferred[bytes]:
         done, member.done, member.exchange = member.done, None, None
         assert done is not None
         member.served += 1
@@ -276,9 +284,11 @@ class Pool:
         if elapsed >= self._settings.slow_time:
             self._counters.add("megaki.pool.slow")
             _log.warn("slow: {seconds:.2f} s in worker {pid}", seconds=elapsed, pid=member.worker.pid)
+        return done
+
+    def _give_answer(self, done: Deferred[bytes], exchange: Exchange) -> None:
         answer = exchange.answer
         self._counters.add("megaki.pool.served" if answer is not None else "megaki.pool.failed")
-        self._free(member)
         if answer is None:
             done.errback(WorkerError(Failure.FAILED))
         else:
@@ -399,9 +409,15 @@ class Pool:
             self._counters.add("megaki.pool.failed")
             done.errback(WorkerError(failure))
 
-    def member_gone(self, member: _Member, how: str) -> None:
-        """A worker process has ended and was reaped."""
+    def member_gone(self, member: _Member, how: str, last_words: bytes = b"") -> None:
+        """A worker process has ended and was reaped; a whole answer among its last words counts."""
         self._cancel_key(member)
+        exchange = member.exchange
+        if exchange is not None and last_words:
+            with contextlib.suppress(RemoteProtocolError):
+                exchange.feed(last_words)
+                if exchange.done:
+                    self._give_answer(self._note_answer(member), exchange)
         self._members.discard(member)
         if member in self._idle:
             self._idle.remove(member)

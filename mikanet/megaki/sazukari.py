@@ -9,6 +9,7 @@ Everything gives Deferreds, which coroutines can await::
     session = await client.resume(saved)  # a new connection, without RSA where the server still knows the session
 
 A session takes one request at a time; more wait in order. A request that gets no answer fails, and its session with it.
+After 4,096 requests a session ends: requests that were not sent fail, and :attr:`Session.saved` resumes it with a new key.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ CONNECT_TIME, REQUEST_TIME = 10.0, 25.0
 
 #: RSA keys made ahead, each for one handshake (K6).
 READY_KEYS = 2
+
+
+#: Why a session takes no more requests though nothing is wrong.
+SPENT = "the session's key has carried all the requests that it may: resume the session"
 
 
 class MegakiError(MikanetError):
@@ -151,8 +156,8 @@ class Session(Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether requests can be sent."""
-        return self._lost is None and self._standing
+        """Whether requests can be sent. Not after the last one that the key may carry: resume the session then (K4)."""
+        return self._lost is None and self._standing and not self._yami.spent
 
     @property
     def idle(self) -> bool:
@@ -175,6 +180,8 @@ class Session(Protocol):
             raise LocalProtocolError(f"a request has 1 to {self._owner.max_message} bytes")
         if self._lost is not None:
             return fail(self._lost)
+        if self._yami.spent and self._answer is None:
+            return fail(SessionLostError(SPENT))
         done: Deferred[bytes] = Deferred(lambda _: self.abort())
         self._requests.append((request, done))
         self._send_next()
@@ -228,7 +235,10 @@ class Session(Protocol):
             self._owner.request_deadlines.cancel(self._answer_key)
             assert answer is not None
             answer.callback(event.plain)
-            self._send_next()
+            if self._yami.spent:
+                self._end_spent()
+            else:
+                self._send_next()
         elif isinstance(event, Reply):
             prompt.send(self.transport, event.reply)
         elif isinstance(event, Rehandshake):
@@ -244,6 +254,14 @@ class Session(Protocol):
             request, self._answer = self._requests.popleft()
             self._answer_key = self._owner.request_deadlines.start(self._too_late)
             prompt.send(self.transport, self._yami.send_message(request))
+
+    def _end_spent(self) -> None:
+        """The server closes after this response; a request that it never saw is better told so than lost."""
+        waiting = [done for _, done in self._requests]
+        self._requests.clear()
+        self.transport.loseConnection()
+        for done in waiting:
+            done.errback(SessionLostError(SPENT))
 
     def _too_late(self) -> None:
         self._fail(Failure(TimedOutError("no answer in time")))

@@ -164,7 +164,7 @@ def make_client(reactor: Any, settings: MegakiClientSettings) -> DrainingService
     """A service that is an HTTP gateway to a Megaki server."""
     counters = Counters()
     client = Sazukari(reactor, settings.server, settings.server_key, request_time=settings.request_time)
-    sessions = WarmSessions(reactor, client, settings.warm, settings.most, settings.server_name)
+    sessions = WarmSessions(reactor, client, settings.warm, settings.most, settings.server_name, settings.request_time)
     gateway = Gateway(sessions.ask, counters)
     service = _ClientService(reactor, gateway.running, settings.drain_time, sessions)
     site = GatewaySite(reactor, gateway)

@@ -124,13 +124,13 @@ class WorkerProcess(ProcessProtocol):
         """It is gone and reaped: at once, whatever its children still hold open."""
         self._gone = True
         self._requests.close()
-        self._answers.close()
+        last_words = self._answers.finish()
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)  # what it started and left behind
         status, number = getattr(reason.value, "status", None), getattr(reason.value, "signal", None)
         how = f"signal {number}" if number else f"status {getattr(reason.value, 'exitCode', status)}"
-        self._listener.exited(how)
+        self._listener.exited(how, last_words)
 
     def processEnded(self, reason: Failure) -> None:
         """Its output is at its end too."""
@@ -199,6 +199,20 @@ class _Answers(_End):
         else:
             self.close()
             self._worker.hung_up()
+
+    def finish(self) -> bytes:
+        """The worker is gone: close; what it said last."""
+        said = b""
+        while self._descriptor >= 0:
+            try:
+                data = os.read(self._descriptor, PIPE_SIZE)
+            except OSError:
+                data = b""  # something that it started has the pipe still open
+            if not data:
+                break
+            said += data
+        self.close()
+        return said
 
     def connectionLost(self, reason: Failure) -> None:
         """As the end of the answers: there may be some left, which nobody can answer for any more."""

@@ -88,8 +88,6 @@ class Bare(NamedTuple):
     kind: Kind
 
 
-Pair = Callable[[Callable[[], bytes], Callable[[], bytes]], tuple[bytes, bytes]]
-
 Packet = Syn | SynAck | Ack | Message | Bare
 
 _MESSAGE = struct.Struct("!5sBI16s32s")
@@ -115,18 +113,12 @@ def syn_plain(raw_public: bytes, ephemeral: bytes, version: bytes = VERSION) -> 
     return raw_public + ephemeral + version
 
 
-def in_turn(first: Callable[[], bytes], second: Callable[[], bytes]) -> tuple[bytes, bytes]:
-    """The results of both, one after the other."""
-    return first(), second()
-
-
-def open_syn(syn: Syn, decrypt: Callable[[bytes], bytes], pair: Pair = in_turn) -> tuple[bytes, bytes, bytes]:
+def open_syn(syn: Syn, decrypt: Callable[[bytes], bytes]) -> tuple[bytes, bytes, bytes]:
     """The client's raw key, the ephemeral key and the version in a SYN.
 
-    :param pair: calls two functions and gives both results; it may do so at the same time.
     :raises RemoteProtocolError: if it is not whole, or its hash is another.
     """
-    first, second = pair(lambda: decrypt(syn.blocks[:BLOCK]), lambda: decrypt(syn.blocks[BLOCK:]))
+    first, second = decrypt(syn.blocks[:BLOCK]), decrypt(syn.blocks[BLOCK:])
     plain = first + _xor(second, first)
     if len(first) != MAX_PLAIN or len(plain) != RAW_PUBLIC + KEY + len(VERSION) or sha256(plain).digest() != syn.digest:
         raise RemoteProtocolError("SYN's content is not what its hash says")

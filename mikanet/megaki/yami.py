@@ -48,14 +48,12 @@ from mikanet.megaki.wire import (
     Kind,
     Message,
     PacketReader,
-    Pair,
     Syn,
     SynAck,
     encode_ack,
     encode_bare,
     encode_syn,
     encode_synack,
-    in_turn,
     open_syn,
     syn_plain,
 )
@@ -161,16 +159,13 @@ class SynAnswer:
     half_open: HalfOpen | None
 
 
-def answer_syn(
-    private: rsa_oaep.PrivateKey, syn: Syn, random_bytes: RandomBytes, has_room: bool = True, pair: Pair = in_turn
-) -> SynAnswer:
+def answer_syn(private: rsa_oaep.PrivateKey, syn: Syn, random_bytes: RandomBytes, has_room: bool = True) -> SynAnswer:
     """Open a SYN and make its SYNACK: two private RSA operations and a public one.
 
-    :param pair: does the two private ones.
     :param has_room: whether a new session can be remembered; if not the client is told that the service is unavailable.
     :raises RemoteProtocolError: if it is not a good SYN; the peer is told nothing.
     """
-    raw_public, ephemeral, version = open_syn(syn, lambda block: rsa_oaep.decrypt(private, block), pair)
+    raw_public, ephemeral, version = open_syn(syn, lambda block: rsa_oaep.decrypt(private, block))
     public = rsa_oaep.public_from_raw(raw_public)
     token, server_key = random_bytes(TOKEN), random_bytes(KEY)
     half_open = None
@@ -307,6 +302,11 @@ class ServerYami:
             raise LocalProtocolError("no request is waiting")
         self.state = State.READY
         return self._key.seal(Kind.MSG, self.session.token, plain, self._random_bytes)
+
+    @property
+    def remembered(self) -> int:
+        """Number of MACs that this connection's key keeps."""
+        return self._key.remembered if self._key is not None else 0
 
     @property
     def spent(self) -> bool:

@@ -2,7 +2,7 @@
 
 A Protocol/Factory pair around :class:`~mikanet.megaki.yami.ServerYami`. A connection is unverified until its ACK or its
 resumption is good; whatever fails before, and every bad packet after, ends in the one refusal (X2). Requests go to the
-pool, one at a time for each connection.
+pool, one at a time for each connection, and none while the client leaves its answers unread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mikanet.guard.server import Guard, GuardedFactory
 from mikanet.megaki.bank import TokenBank
 from mikanet.megaki.exchange import Context
 from mikanet.megaki.harness import WorkerError
-from mikanet.megaki.limits import SYN_BURST, SynRates, network_of
+from mikanet.megaki.limits import SYN_BURST, KnownNetworks, SynRates, network_of
 from mikanet.megaki.wire import MAX_MESSAGE
 from mikanet.megaki.yami import (
     Established,
@@ -53,6 +53,9 @@ HALF_OPEN_TIME, MAX_HALF_OPEN = 10.0, 1024
 #: Most bytes that an unverified connection may have waiting, and how many a verified one before reading pauses.
 EARLY_BYTES, HIGH_WATER = 2048, 65536
 
+#: What a remembered MAC counts in the budget, and how many a key may have when that is used up; a request makes two.
+MARK_COST, FEW_MARKS = 80, 128
+
 _log = Logger()
 
 
@@ -66,10 +69,7 @@ class RequestPool(Protocol):
 class Threads(Protocol):
     """Where RSA is done."""
 
-    def submit(self, work: Callable[[], Any], done: Callable[[Any], None]) -> bool:
-        """See :class:`mikanet.megaki.limits.RsaThreads`."""
-
-    def pair(self, first: Callable[[], bytes], second: Callable[[], bytes]) -> tuple[bytes, bytes]:
+    def submit(self, work: Callable[[], Any], done: Callable[[Any], None], known: bool = False) -> bool:
         """See :class:`mikanet.megaki.limits.RsaThreads`."""
 
 
@@ -78,9 +78,10 @@ class YugiConfig:
     """What a server needs besides its reactor.
 
     :ivar refusal_time: seconds from accept to the FIN of a refused connection (X2).
-    :ivar idle_time: seconds that a session may say nothing; up to a quarter more pass before it is noticed.
+    :ivar idle_time: seconds that a session may say nothing, and read nothing of what waits for it; up to a quarter more
+        pass before it is noticed.
     :ivar syn_rate: SYNs a second of one network; 0 for no limit.
-    :ivar budget: bytes that unfinished requests may take together (X5).
+    :ivar budget: bytes that requests, unread answers and remembered MACs may take together (X5).
     :ivar max_message: most plaintext bytes of a request.
     """
 
@@ -99,9 +100,9 @@ class YugiConfig:
     max_message: int = MAX_MESSAGE
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IPushProducer)
 class YugiProtocol(TwistedProtocol):
-    """One connection from a client."""
+    """One connection from a client. As a producer it knows when the client leaves answers unread."""
 
     factory: YugiFactory
     transport: Any
@@ -115,7 +116,10 @@ class YugiProtocol(TwistedProtocol):
         self._lost = False
         self._read_ended = False
         self._paused = False
+        self._unread = 0
+        self._handling = 0
         self._idle_key: int | None = None
+        self._closing = False
         self._active = 0.0
         self._held = 0
 
@@ -127,49 +131,56 @@ class YugiProtocol(TwistedProtocol):
         self._network = network_of(self.transport.getPeer().host)
         self._yami = ServerYami(config.bank, self._network, config.random_bytes, config.max_message)
         self._guard.start()
+        prompt.receive(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the client."""
         if self._guard.refusal is not None:
             self._guard.refusal.data_received(len(data))
             return
+        self._active = self.factory.reactor.seconds()
         self._yami.feed(data)
         self._pump()
 
     def _pump(self) -> None:
         """Act on everything that has come."""
-        yami, clock = self._yami, self.factory.reactor
+        yami, guard = self._yami, self._guard
         try:
             while (
-                self._guard.refusal is None
+                guard.refusal is None
                 and not self._lost
-                and (event := yami.next_event(clock.seconds())) is not None
+                and not self._unread
+                and (event := yami.next_event(self._active)) is not None
             ):
                 self._act(event)
         except RemoteProtocolError:
             self._refuse()
             return
-        waiting = self._hold(yami.buffered)
-        if not self._guard.verified:
+        waiting = yami.buffered
+        if not guard.verified:
             if yami.state is State.OPENING and waiting > EARLY_BYTES:
                 self._refuse()
-        elif waiting > HIGH_WATER and yami.state is State.HANDLING and not self._paused:
+            return
+        self._hold(waiting)
+        if waiting > HIGH_WATER and (yami.state is State.HANDLING or self._unread) and not self._paused:
             self._paused = True
             cast(IPushProducer, self.transport).pauseProducing()
 
-    def _hold(self, waiting: int) -> int:
-        """Count what waits here; unfinished requests are refused while all together are over the budget."""
+    def _hold(self, waiting: int) -> None:
+        """Count what this connection keeps; unfinished requests are refused while all together are over the budget."""
+        if self._lost:
+            return
         budget = self.factory.config.budget
-        budget.used += waiting - self._held
-        self._held = waiting
+        held = waiting + self._handling + self._unread + self._yami.remembered * MARK_COST
+        budget.used += held - self._held
+        self._held = held
         if waiting > HIGH_WATER and budget.exhausted:
             self._count("limit.memory")
-            self.transport.loseConnection()
-        return waiting
+            self._close()
 
     def _act(self, event: Event) -> None:
         if isinstance(event, Request):
-            self._active = self.factory.reactor.seconds()
+            self._handling = len(event.plain)
             if not self._context:
                 peer = self.transport.getPeer()
                 self._context = Context(peer.host, peer.port, self._yami.token).encode()
@@ -185,13 +196,14 @@ class YugiProtocol(TwistedProtocol):
     # -- the handshake
 
     def _open_syn(self, event: SynArrived) -> None:
-        factory, config = self.factory, self.factory.config
-        if not factory.syn_rates.allow(self._network, factory.reactor.seconds()):
+        factory, config, now = self.factory, self.factory.config, self._active
+        if not factory.syn_rates.allow(self._network, now):
             self._refuse("limit.syn_rate")
             return
         has_room = config.bank.has_room(self._network)
-        work = partial(answer_syn, config.key, event.syn, config.random_bytes, has_room, config.threads.pair)
-        if not config.threads.submit(work, self._syn_opened):
+        work = partial(answer_syn, config.key, event.syn, config.random_bytes, has_room)
+        known = factory.known.has(self._network, now)
+        if not config.threads.submit(work, self._syn_opened, known):
             self._refuse("limit.syn_queue")
 
     def _syn_opened(self, result: SynAnswer | Failure) -> None:
@@ -221,49 +233,93 @@ class YugiProtocol(TwistedProtocol):
         factory.half_closed(self)
         if not self._guard.prove():
             self._leave_bank()
-            self._hold(0)
             self._lost = True  # no request that came along is answered
             self.transport.abortConnection()
             return
-        self._active = factory.reactor.seconds()
+        factory.known.add(self._network, self._active)
         self._idle_key = factory.idle_deadlines.start(self._look_if_idle)
         self._count("resumed" if event.resumed else "handshakes")
+        self.transport.registerProducer(self, True)
         prompt.send(self.transport, event.reply)
 
     # -- requests
 
     def _answered(self, answer: bytes) -> None:
+        self._handling = 0
         if self._lost or self._guard.refusal is not None:
             return
+        yami = self._yami
         self._active = self.factory.reactor.seconds()
-        prompt.send(self.transport, self._yami.respond(answer))
-        if self._yami.spent or self._read_ended or self.factory.draining:
-            self.transport.loseConnection()
-            return
-        if self._paused:
+        prompt.send(self.transport, yami.respond(answer))
+        if self._unread:
+            self._unread = len(answer)
+        self._hold(yami.buffered)
+        if yami.spent or self._read_ended or self.factory.draining or self._over_budget():
+            self._close()
+        elif yami.buffered or self._paused or self._unread:
+            self._go_on()
+
+    def _over_budget(self) -> bool:
+        """Whether this key's memory is to be given back: the client resumes with a new one, which has none yet."""
+        over = self.factory.config.budget.exhausted and self._yami.remembered >= FEW_MARKS
+        if over:
+            self._count("limit.memory")
+        return over
+
+    def _go_on(self) -> None:
+        """Take up what has waited, unless the answers before it are still unread."""
+        if self._paused and not self._unread:
             self._paused = False
             cast(IPushProducer, self.transport).resumeProducing()
-        if self._yami.buffered:
-            self._pump()
+        self._pump()
+
+    def pauseProducing(self) -> None:
+        """The client leaves answers unread: no further request is taken up."""
+        self._unread = 1
+
+    def resumeProducing(self) -> None:
+        """It has read them."""
+        self._unread = 0
+        self._active = self.factory.reactor.seconds()
+        if not self._lost and self._guard.refusal is None:
+            self._go_on()
+
+    def stopProducing(self) -> None:
+        """The connection is gone, which connectionLost says."""
 
     def _failed(self, failure: Failure) -> None:
         """No answer: the document has no packet for that, so the connection is closed at once."""
         failure.trap(WorkerError)
+        self._handling = 0
         self._count(f"unanswered.{cast(WorkerError, failure.value).failure.name.lower()}")
         if not self._lost and self._guard.refusal is None:
-            self.transport.loseConnection()
+            self._close()
+
+    def _close(self) -> None:
+        """End the connection when everything is sent; a client that reads nothing is cut when it has been idle."""
+        self._closing = True
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
 
     def _look_if_idle(self) -> None:
         factory = self.factory
         self._idle_key = None
-        if self._lost or self._guard.refusal is not None:
+        if self._lost:
             return
         quiet = factory.reactor.seconds() - self._active
-        if quiet >= factory.config.idle_time and self._yami.state is not State.HANDLING:
+        if quiet < factory.config.idle_time or (self._yami.state is State.HANDLING and not self._closing):
+            pass
+        elif self._closing or self._unread:
+            self._count("limit.unread")
+            self.transport.abortConnection()
+            return
+        elif self._guard.refusal is None:
             self._count("idle")
-            self.transport.loseConnection()
-        else:
-            self._idle_key = factory.idle_deadlines.start(self._look_if_idle)
+            self._close()
+        elif self._guard.refusal.ended:
+            self.transport.abortConnection()  # a FIN that cannot leave: what is before it is not read
+            return
+        self._idle_key = factory.idle_deadlines.start(self._look_if_idle)
 
     def _refuse(self, why: str = "") -> None:
         """Turn the client away."""
@@ -271,6 +327,7 @@ class YugiProtocol(TwistedProtocol):
         self._guard.refuse(why)
         if self._guard.verified:
             self._leave_bank()
+            self.transport.unregisterProducer()
         if self._paused:
             self._paused = False
             cast(IPushProducer, self.transport).resumeProducing()
@@ -282,7 +339,9 @@ class YugiProtocol(TwistedProtocol):
         self._read_ended = True
         self._guard.read_ended()
         if self._guard.refusal is None and self._guard.verified and self._yami.state is not State.HANDLING:
-            self.transport.loseConnection()
+            self._closing = True
+            self.transport.unregisterProducer()
+            prompt.close(self.transport)
 
     def writeConnectionLost(self) -> None:
         """Our own FIN is out."""
@@ -290,7 +349,7 @@ class YugiProtocol(TwistedProtocol):
     def drain(self) -> None:
         """The server stops: end now, or after the answer that is on its way."""
         if self._yami.state is not State.HANDLING or self._guard.refusal is not None:
-            self.transport.loseConnection()
+            self._close()
 
     def abort(self) -> None:
         """End at once with a reset."""
@@ -308,7 +367,7 @@ class YugiProtocol(TwistedProtocol):
         if self._lost:
             return
         self._lost = True
-        self._hold(0)
+        factory.config.budget.used -= self._held
         factory.half_closed(self)
         self._leave_bank()
 
@@ -319,7 +378,7 @@ class YugiProtocol(TwistedProtocol):
 class YugiFactory(GuardedFactory[YugiProtocol]):
     """Makes and knows the connections of one Megaki server.
 
-    :ivar draining: whether the server is about to end.
+    :ivar draining: whether the server is about to end. :ivar known: where sessions came from lately.
     """
 
     prefix = "megaki.server"
@@ -329,6 +388,7 @@ class YugiFactory(GuardedFactory[YugiProtocol]):
         self.config = config
         self.idle_deadlines = Deadlines(reactor, max(0.05, config.idle_time / 4))
         self.syn_rates = SynRates(config.syn_rate, config.syn_burst)
+        self.known = KnownNetworks()
         self.draining = False
         self._half_open_deadlines = Deadlines(reactor, HALF_OPEN_TIME)
         self._half_open: OrderedDict[YugiProtocol, int] = OrderedDict()

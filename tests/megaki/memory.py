@@ -27,20 +27,18 @@ class ThreadsAtOnce:
     def __init__(self) -> None:
         self.full = False
         self.hold = False
+        self.known: list[bool] = []
         self.held: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
 
-    def submit(self, work: Callable[[], Any], done: Callable[[Any], None]) -> bool:
+    def submit(self, work: Callable[[], Any], done: Callable[[Any], None], known: bool = False) -> bool:
         """Do it."""
+        self.known.append(known)
         if self.full:
             return False
         self.held.append((work, done))
         if not self.hold:
             self.release()
         return True
-
-    def pair(self, first: Callable[[], bytes], second: Callable[[], bytes]) -> tuple[bytes, bytes]:
-        """One after the other."""
-        return first(), second()
 
     def release(self) -> None:
         """Do what was held."""

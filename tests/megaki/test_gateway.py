@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.counters import Counters
 from mikanet.errors import RemoteProtocolError
-from mikanet.megaki import gateway
+from mikanet.megaki import gateway, sealing
 from mikanet.megaki.gateway import Gateway, GatewaySite, NoSessionError, WarmSessions
 from mikanet.megaki.sazukari import SessionLostError, TimedOutError
 from mikanet.megaki.wire import MAX_MESSAGE
@@ -171,7 +171,7 @@ class WarmTests(SynchronousTestCase):
         self.answer_all()
         self.successResultOf(done)
         for wire in list(self.server.wires):
-            wire.far.loseConnection()
+            wire.far.protocol._close()
         self.pump()
         self.assertEqual(len([wire for wire in self.server.wires if not wire.near.gone]), 2)
         self.assertEqual(self.server.config.counters["megaki.server.resumed"], 1)
@@ -199,6 +199,38 @@ class WarmTests(SynchronousTestCase):
         self.clock.advance(1.5)
         self.pump()
         self.assertEqual(len(self.server.wires), 1)
+
+    def test_waiters_without_a_server(self) -> None:
+        """When sessions cannot be made, every request that waits for one learns of it: none waits for ever."""
+        self.server.reachable = False
+        self.sessions = WarmSessions(self.clock, self.server.client(connect_time=0.5), warm=0, most=2)
+        self.sessions.start()
+        done = [ensureDeferred(self.sessions.ask(b"q")) for _ in range(6)]
+        self.clock.pump([0.5] * 4)
+        for each in done:
+            self.failureResultOf(each, NoSessionError)
+
+    def test_all_in_use(self) -> None:
+        """A request that waits for a session does so for as long as one may take, and no longer."""
+        self.sessions = WarmSessions(self.clock, self.server.client(request_time=50), warm=1, most=1, wait_time=5)
+        self.start()
+        first, second = (ensureDeferred(self.sessions.ask(b"q")) for _ in range(2))
+        self.pump()
+        self.clock.advance(5)
+        self.failureResultOf(second, TimedOutError)
+        self.answer_all()
+        self.assertEqual(self.successResultOf(first), b"q")
+
+    def test_spent_key(self) -> None:
+        """Requests one after the other, more than a key may carry: every one gets its answer (K4)."""
+        self.patch(sealing, "MAX_MESSAGES", 16)
+        self.start()
+        for number in range(100):
+            done = ensureDeferred(self.sessions.ask(b"%d" % number))
+            self.pump()
+            self.answer_all()
+            self.assertEqual(self.successResultOf(done), b"%d" % number)
+        self.assertGreaterEqual(self.server.config.counters["megaki.server.resumed"], 4)
 
     def test_stop(self) -> None:
         """At the end all sessions are closed."""

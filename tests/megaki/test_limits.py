@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.megaki import limits
-from mikanet.megaki.limits import RsaThreads, SynRates, network_of
+from mikanet.megaki.limits import KnownNetworks, RsaThreads, SynRates, network_of
 
 
 class RateTests(SynchronousTestCase):
@@ -46,7 +47,12 @@ class FakeReactor:
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
+        self.now = 0.0
         self.came = threading.Semaphore(0)
+
+    def seconds(self) -> float:
+        """The time."""
+        return self.now
 
     def callFromThread(self, call: Any, *arguments: Any) -> None:
         """Note it."""
@@ -63,36 +69,76 @@ class FakeReactor:
 class ThreadTests(SynchronousTestCase):
     """Threads."""
 
+    def setUp(self) -> None:
+        """One thread, and room for two to wait."""
+        self.reactor = FakeReactor()
+        self.threads = RsaThreads(self.reactor, threads=1, max_queued=2)
+        self.results: list[Any] = []
+        self.threads.start()
+        self.addCleanup(self.threads.stop)
+
+    def submit(self, work: Any, known: bool = False) -> bool:
+        """Whether it was taken."""
+        return self.threads.submit(work, self.results.append, known)
+
     def test_results_and_failures(self) -> None:
         """Work is done in another thread; its result or failure comes by the reactor; too much waiting is refused."""
-        reactor = FakeReactor()
-        threads = RsaThreads(reactor, threads=1, max_queued=2)
-        threads.start()
-        self.addCleanup(threads.stop)
-        results: list[Any] = []
-        self.assertTrue(threads.submit(threading.get_ident, results.append))
-        self.assertTrue(threads.submit(lambda: 1 // 0, results.append))
-        self.assertFalse(threads.submit(threading.get_ident, results.append))
-        reactor.turn()
-        reactor.turn()
-        self.assertNotEqual(results[0], threading.get_ident())
-        self.assertIsInstance(results[1], Failure)
-        self.assertTrue(threads.submit(threading.get_ident, results.append))
-        reactor.turn()
+        go = threading.Event()
+        self.reactor.now = 1.0
+        self.submit(int)
+        self.assertEqual(self.results.pop(), 0)  # alone: it was done here
+        self.assertTrue(self.submit(lambda: go.wait() and threading.get_ident()))
+        while self.threads._others:
+            time.sleep(0.001)
+        self.assertTrue(self.submit(lambda: 1 // 0))
+        self.assertTrue(self.submit(int))
+        self.assertFalse(self.submit(int))
+        self.assertTrue(self.submit(int, known=True))
+        go.set()
+        for _ in range(4):
+            self.reactor.turn()
+        self.assertNotEqual(self.results[0], threading.get_ident())
+        self.assertEqual([type(each) for each in self.results[1:]], [int, Failure, int])
+        self.assertTrue(self.submit(int))
+        self.reactor.turn()
 
-    def test_pair(self) -> None:
-        """Two operations run at the same time if nobody else waits, else in one thread; a failure comes through."""
-        threads = RsaThreads(FakeReactor())
-        self.addCleanup(threads.stop)
-        threads.start()
-        idents = threads.pair(self.ident, self.ident)
-        self.assertNotEqual(*idents)
-        threads._waiting = 2
-        self.assertEqual(*threads.pair(self.ident, self.ident))
-        threads._waiting = 0
-        with self.assertRaises(ZeroDivisionError):
-            threads.pair(self.ident, lambda: bytes(1 // 0))
+    def test_known_first(self) -> None:
+        """Whoever is known does not wait for strangers."""
+        go = threading.Event()
+        self.submit(go.wait)
+        while self.threads._others:
+            time.sleep(0.001)
+        self.submit(lambda: "stranger")
+        self.submit(lambda: "known", known=True)
+        go.set()
+        for _ in range(3):
+            self.reactor.turn()
+        self.assertEqual(self.results, [True, "known", "stranger"])
 
-    def ident(self) -> bytes:
-        """Which thread runs this."""
-        return threading.get_ident().to_bytes(8)
+    def test_alone(self) -> None:
+        """A job that comes alone is done at once; the next only if it did not wait for that one."""
+        for now, in_thread in ((1.0, False), (1.0001, True), (2.0, False)):
+            self.reactor.now = now
+            self.submit(threading.get_ident)
+            if in_thread:
+                self.reactor.turn()
+            self.assertEqual(self.results.pop() != threading.get_ident(), in_thread)
+        self.reactor.now = 3.0
+        self.submit(lambda: 1 // 0)
+        self.assertIsInstance(self.results.pop(), Failure)
+
+
+class KnownTests(SynchronousTestCase):
+    """Networks that are known."""
+
+    def test_time_and_bound(self) -> None:
+        """For ten minutes, and no more of them than the cap says: the one heard of longest ago is forgotten."""
+        self.patch(limits, "MAX_NETWORKS", 3)
+        known = KnownNetworks()
+        known.add("a", 0.0)
+        self.assertTrue(known.has("a", 600.0))
+        self.assertFalse(known.has("a", 600.1))
+        self.assertFalse(known.has("b", 0.0))
+        for name in "bcad":
+            known.add(name, 700.0)
+        self.assertEqual([known.has(name, 700.0) for name in "abcd"], [True, False, True, True])

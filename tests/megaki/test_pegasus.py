@@ -52,9 +52,9 @@ class FakeWorker:
         """A whole answer."""
         self.say(b"\1\4" + len(data).to_bytes(4, "little") + data + b"\3")
 
-    def die(self) -> None:
+    def die(self, last_words: bytes = b"") -> None:
         """End and be reaped."""
-        self.listener.exited("signal 9")
+        self.listener.exited("signal 9", last_words)
 
 
 class PoolTestCase(SynchronousTestCase):
@@ -109,6 +109,32 @@ class PoolTestCase(SynchronousTestCase):
 
 class ExchangeTests(PoolTestCase):
     """Requests and answers."""
+
+    def test_last_words(self) -> None:
+        """A worker that ends right after its answer has given it, though its end is noticed first."""
+        done, half = self.ask(b"1"), self.ask(b"2")
+        waiting = self.ask(b"3")
+        self.asked(b"1").die(b"\1\4\3\0\0\0one\3")
+        self.assertEqual(self.successResultOf(done), b"one")
+        self.asked(b"2").die(b"\1\4\3\0\0\0tw")
+        self.assertEqual(self.failure(half), Failure.DIED)
+        self.assertNoResult(waiting)  # nobody gave it to the dead
+        self.assertEqual((self.pool.status.served, self.pool.status.deaths), (1, 2))
+
+    def test_probes_take_no_place(self) -> None:
+        """Without a queue, too, a request finds a worker that is just asked for a sign of life."""
+        self.pool = self.make(queue_length=0)
+        self.workers.clear()
+        self.pool.start()
+        self.ready()
+        self.clock.advance(pegasus.PROBE_INTERVAL)
+        done = [self.ask(b"1"), self.ask(b"2")]
+        self.assertEqual(self.failure(self.ask(b"3")), Failure.QUEUE_FULL)
+        for worker in self.workers:
+            worker.say(PROBE_BYTES)
+        for worker in self.workers:
+            worker.answer(b"a")
+        self.assertEqual([self.successResultOf(each) for each in done], [b"a", b"a"])
 
     def test_answers(self) -> None:
         """Two requests go to two workers at once, and each gets its own answer."""

@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.errors import LocalProtocolError, RemoteProtocolError
+from mikanet.megaki import sealing
 from mikanet.megaki.bank import TokenBank
 from mikanet.megaki.sazukari import (
     KeyStock,
@@ -84,11 +85,29 @@ class ClientTests(SazukariTestCase):
         session = self.server.session(self.client)
         done = [session.send_message(b"1"), session.send_message(b"2")]
         self.server.pump()
-        self.server.wires[0].far.protocol.transport.loseConnection()
+        self.server.wires[0].far.protocol._close()
         self.server.pump()
         for each in (*done, session.send_message(b"3")):
             self.assertIn("closed", str(self.failureResultOf(each, SessionLostError).value))
         self.assertFalse(session.alive)
+
+    def test_spent_key(self) -> None:
+        """After the last request of a key nothing more is sent: what waits fails, and the session can be resumed (K4)."""
+        self.patch(sealing, "MAX_MESSAGES", 2)
+        session = self.server.session(self.client)
+        done = [session.send_message(b"%d" % number) for number in range(4)]
+        self.server.pump()
+        self.answer(b"a")
+        self.answer(b"b")
+        self.assertEqual([self.successResultOf(each) for each in done[:2]], [b"a", b"b"])
+        for each in done[2:]:
+            self.assertIn("resume", str(self.failureResultOf(each, SessionLostError).value))
+        self.failureResultOf(session.send_message(b"x"), SessionLostError)
+        self.assertFalse(session.alive)
+        self.assertEqual(self.server.pool.asked, [])
+        opening = self.client.resume(session.saved)
+        self.server.pump()
+        self.assertTrue(self.successResultOf(opening).resumed)
 
     def test_request_time(self) -> None:
         """A request without an answer fails in time, and its session with it."""

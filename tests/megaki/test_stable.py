@@ -62,8 +62,8 @@ class Listener:
     def data_received(self, data: bytes) -> None:
         self.heard.append(data)
 
-    def exited(self, how: str) -> None:
-        self.heard.append(how)
+    def exited(self, how: str, last_words: bytes = b"") -> None:
+        self.heard.append((how, last_words) if last_words else how)
 
 
 class WorkerTests(SynchronousTestCase):
@@ -81,6 +81,12 @@ class WorkerTests(SynchronousTestCase):
         self.worker.processExited(Failure(ProcessTerminated(signal=9)))
         for descriptor in (self.reactor.requests, self.reactor.answers):
             os.close(descriptor)
+
+    def test_last_words(self) -> None:
+        """What a worker said before it ended is handed on with its end."""
+        os.write(self.reactor.answers, b"answer")
+        self.worker.processExited(Failure(ProcessTerminated(status=0)))
+        self.assertEqual([last_words for _, last_words in self.listener.heard], [b"answer"])
 
     def test_both_ways(self) -> None:
         """What is written arrives at once; what comes back is handed on."""

@@ -168,6 +168,70 @@ class SessionTests(YugiTestCase):
         self.assertTrue(other.closed)
         self.assertFalse(transport.closed)
 
+    def test_unread_answers(self) -> None:
+        """Who leaves answers unread has no further request taken up, and in the end is cut (X5)."""
+        client, transport = self.established()
+        self.send_many(client, transport, 3, b"q")
+        transport.producer.pauseProducing()  # as the transport says it when it has to keep the answer
+        self.server.pool.asked.pop()[2].callback(bytes(1000))
+        self.assertEqual(self.server.pool.asked, [])
+        self.assertGreaterEqual(self.server.config.budget.used, 1000)
+        transport.receive(bytes.fromhex("4d474baaca04") + (200_000).to_bytes(4) + bytes(yugi.HIGH_WATER))
+        self.assertFalse(transport.reading)
+        transport.producer.resumeProducing()
+        self.server.pool.asked.pop()[2].callback(b"2")
+        self.server.pool.asked.pop()[2].callback(b"3")
+        self.assertTrue(transport.reading)
+        transport.producer.pauseProducing()
+        for _ in range(6):
+            self.clock.advance(15)
+        self.assertTrue(transport.aborted)
+        self.assertEqual(self.counted("limit.unread"), 1)
+
+    def test_unread_at_the_end(self) -> None:
+        """An end that cannot leave because nothing is read becomes a reset, after a worker's failure or a refusal too."""
+        for spoil in (
+            lambda transport, done: done.errback(WorkerError(Failure.DIED)),
+            lambda transport, done: transport.receive(bytes(100)) or done.callback(b"a"),
+        ):
+            client, transport = self.established()
+            transport.receive(client.send_message(b"q"))
+            transport.loseConnection = transport.loseWriteConnection = lambda: None
+            transport.receive(b"")
+            spoil(transport, self.server.pool.asked.pop()[2])
+            for _ in range(int(REFUSAL_TIME + LINGER) // 15 + 7):
+                self.clock.advance(15)
+            self.assertTrue(transport.aborted)
+
+    def test_slow_request(self) -> None:
+        """A request that takes longer than the idle time is not cut while it comes in."""
+        client, transport = self.established()
+        packet = client.send_message(bytes(1000))
+        for byte in range(0, len(packet), 100):
+            self.clock.advance(40)
+            transport.receive(packet[byte : byte + 100])
+        self.assertFalse(transport.closed)
+        self.assertEqual(self.server.pool.asked[0][1], bytes(1000))
+
+    def test_memory_of_macs(self) -> None:
+        """Remembered MACs count in the budget; when it is used up, sessions that have many end, to be resumed (K4, X5)."""
+        self.serve(budget=MemoryBudget(2 * 200 * yugi.MARK_COST))
+        client, transport = self.established()
+        for number in range(200):
+            self.assertFalse(transport.closed, number)
+            transport.receive(client.send_message(b"q"))
+            self.server.pool.asked.pop()[2].callback(b"a")
+            self.carry(client, transport)
+        self.assertTrue(transport.closed)
+        transport.lose()
+        self.assertEqual(self.server.config.budget.used, 0)
+
+    def send_many(self, client: ClientYami, transport: MemoryTransport, count: int, request: bytes) -> None:
+        """Requests without waiting for answers, as no honest client does."""
+        for _ in range(count):
+            transport.receive(client.send_message(request))
+            client.state = type(client.state).READY
+
     def test_drain(self) -> None:
         """At the end of the server idle sessions are closed, and one that waits for an answer gets it first."""
         client, transport = self.established()
@@ -312,6 +376,14 @@ class RefusalTests(YugiTestCase):
         transport.receive(SYN)
         self.assertEqual(self.counted("limit.syn_queue"), 1)
         self.assert_refused(transport, 0.0)
+
+    def test_known_first(self) -> None:
+        """SYNs from where a session came lately go before those of strangers, for ten minutes."""
+        self.established("198.51.100.7")
+        for host, seconds in (("198.51.100.99", 600), ("192.0.2.1", 0), ("198.51.100.99", 1)):
+            self.clock.advance(seconds)
+            self.server.raw(host).receive(SYN)
+        self.assertEqual(self.server.threads.known, [False, True, False, False])
 
     def test_gone_meanwhile(self) -> None:
         """A client that leaves while its SYN is being opened is no trouble."""
