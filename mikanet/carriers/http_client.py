@@ -9,6 +9,7 @@ from typing import Any
 import treq.client
 from hyperlink import DecodedURL
 from OpenSSL import SSL, crypto
+from service_identity import VerificationError
 from twisted.internet import defer, ssl
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, DNSLookupError, TimeoutError
@@ -17,7 +18,6 @@ from twisted.web.client import (
     Agent,
     BrowserLikePolicyForHTTPS,
     HTTPConnectionPool,
-    ResponseFailed,
     _HTTP11ClientFactory,
 )
 from twisted.web.http_headers import Headers
@@ -197,13 +197,16 @@ def _explain(failure: Failure, name: str) -> Failure:
     problem: BaseException | None = failure.value
     if isinstance(problem, CancelledError | ConfigError):
         return failure
-    if isinstance(problem, ResponseFailed):
-        problem = next((reason.value for reason in problem.reasons), problem)
+    # Twisted's ResponseFailed and its like.
+    problem = next((reason.value for reason in getattr(problem, "reasons", ())), problem)
     if isinstance(problem, HttpStatusError):
         text = f"{problem}: is a tunnel server there, and the path right?"
         return Failure(DestinationError(Reason.REFUSED, f"{name}: {text}"))
-    if isinstance(problem, SSL.Error) or type(problem).__name__ in ("VerificationError", "CertificateError"):
-        return Failure(DestinationError(Reason.FAILURE, f"{name}: TLS failed: {_tls_text(problem)}"))
+    if isinstance(problem, SSL.Error | VerificationError):
+        text = "the certificate is for another name"
+        if isinstance(problem, SSL.Error):
+            text = str(problem.args[0][-1][-1]) if problem.args and problem.args[0] else "the connection was closed"
+        return Failure(DestinationError(Reason.FAILURE, f"{name}: TLS failed: {text}"))
     if isinstance(problem, RemoteProtocolError):
         return Failure(DestinationError(Reason.FAILURE, f"{name}: {problem}"))
     late = isinstance(problem, TimeoutError | defer.TimeoutError)
@@ -212,9 +215,3 @@ def _explain(failure: Failure, name: str) -> Failure:
     text = reason.value if known else " ".join(str(problem).split()) or type(problem).__name__
     return Failure(DestinationError(reason, f"{name}: {text}"))
 
-
-def _tls_text(problem: BaseException | None) -> str:
-    details = problem.args[0] if problem is not None and problem.args else ""
-    if isinstance(details, list) and details:
-        return str(details[-1][-1])
-    return str(problem) or "the server's certificate is not for that name"
