@@ -16,12 +16,12 @@ from typing import Any, ClassVar, TextIO
 from twisted.python import usage
 
 from mikanet.cli.dissect import Dissected, Dissector
+from mikanet.cli.words import WordsOptions as BaseOptions
 from mikanet.crypto.packets import packet_cipher
 from mikanet.errors import ConfigError, RemoteProtocolError
 from mikanet.paqet.options import PaqetSetup, client_raw_settings, load_setup, server_raw_settings
 from mikanet.rawpackets.bpf import of_port
 from mikanet.rawpackets.device import PacketSocket
-from mikanet.service.options import Options as BaseOptions
 from mikanet.wire.captures import ETHERNET, IP_AT, Captured, file_header, packet_block, read_captures
 
 _BUFFER = 16 << 20

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import getopt
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 from mikanet.cli.genkey import new_secret
+from mikanet.cli.words import WordsOptions as BaseOptions
 from mikanet.crypto import rsa_oaep
 from mikanet.errors import ConfigError
-from mikanet.service.options import Options as BaseOptions
 from mikanet.service.secret_files import read_secret, write_private_file
 
 
@@ -28,19 +26,6 @@ class Options(BaseOptions):
 
     folder: Path
     make: Callable[[Options], list[Path]]
-
-    def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """See :meth:`Options.parseOptions`; options may stand behind the words too."""
-        words = list(sys.argv[1:] if options is None else options)
-        try:
-            found, rest = getopt.gnu_getopt(words, self.shortOpt, self.longOpt)
-        except getopt.GetoptError:
-            pass  # the parser proper finds the same mistake, and says so in one line
-        else:
-            takes_value = {f"--{name}" for name in self.longOpt if name.endswith("=")}
-            words = [f"{name}={value}" if f"{name}=" in takes_value else name for name, value in found]
-            words += ["--", *rest]
-        super().parseOptions(words)
 
     def parseArgs(self, *words: str) -> None:
         """The system, then the folder."""

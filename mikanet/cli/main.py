@@ -21,6 +21,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("status", "mikanet.cli.status", "what running servers and clients have counted"),
     ("ping", "mikanet.cli.ping", "whether the server of a paqet client answers, how fast, and in which dialect"),
     ("dump", "mikanet.cli.dump", "what a paqet link carries: segments, frames and messages, captured or from a file"),
+    ("doctor", "mikanet.cli.doctor", "what is wrong with a paqet or DNS set-up, and the command that mends it"),
     ("kcptun-server", "mikanet.cli.kcptun_server", "our KCP and smux as the server of kcptun clients"),
     ("kcptun-client", "mikanet.cli.kcptun_client", "our KCP and smux as the client of a kcptun server"),
 )

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 from twisted.python import usage
 
+from mikanet.cli.words import WordsOptions as BaseOptions
 from mikanet.counters import Counters
 from mikanet.errors import ConfigError, DestinationError
 from mikanet.paqet.client import PaqetTunnel
@@ -17,7 +18,6 @@ from mikanet.paqet.options import PaqetSetup, load_setup
 from mikanet.paqet.service import client_config, client_ports
 from mikanet.paqet.tap_common import FIREWALL_OPTION, wants_firewall
 from mikanet.paqet.wire import Dialect
-from mikanet.service.options import Options as BaseOptions
 
 #: Seconds without an answer after which a ping counts as lost.
 PATIENCE = 5.0
