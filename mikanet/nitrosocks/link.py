@@ -201,17 +201,17 @@ class Link:
             raise RemoteProtocolError(f"a packet of type {packet.type} while {self.state.value}")
         return kind
 
-    def _follow(self, table: dict[tuple[S, Type | Inner], tuple[str, S]], key: Type | Inner) -> Callable[..., None]:
-        """Take the row of the table for an input: the state changes, and the action is returned.
+    def _follow(self, table: dict[tuple[S, Type | Inner], tuple[str, S]], key: Type | Inner, *arguments: Any) -> None:
+        """Take the row of the table for an input: its action, and then its state.
 
-        :raises RemoteProtocolError: if there is none; the state stays.
+        :raises RemoteProtocolError: if there is none, or the action refuses; the state stays.
         """
         row = table.get((self.state, key))
         if row is None:
             raise RemoteProtocolError(f"{key.name} while {self.state.value}")
-        action, self.state = row
-        found: Callable[..., None] = getattr(self, f"_{action}")
-        return found
+        action, after = row
+        getattr(self, f"_{action}")(*arguments)
+        self.state = after
 
     def _send(self, packet_type: Type, plain: bytes, proof: bytes = b"") -> None:
         assert self._sealer is not None

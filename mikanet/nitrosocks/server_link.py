@@ -199,7 +199,7 @@ class ServerLink(Link):
         kind = self._check(SERVER_TABLE, packet)
         plain = self._open_packet(packet)
         self._heard_at = now
-        self._follow(SERVER_TABLE, kind)(plain, now)
+        self._follow(SERVER_TABLE, kind, plain, now)
 
     def _handle_stranger(self, packet: Packet, now: float) -> None:
         self._packets += 1
@@ -214,9 +214,9 @@ class ServerLink(Link):
                 pass
             else:
                 self._heard_at = now
-                self._follow(SERVER_TABLE, Type(packet.type))(*proven, now)
+                self._follow(SERVER_TABLE, Type(packet.type), *proven, now)
                 return
-        self._follow(SERVER_TABLE, Inner.UNVERIFIABLE)()
+        self._follow(SERVER_TABLE, Inner.UNVERIFIABLE)
 
     def _confused_early(self) -> None:
         self._may_confuse = False
@@ -307,10 +307,10 @@ class ServerLink(Link):
         self._send(Type.HEARTBEAT_REPLY, sha256(exactly(plain, SECRET)))
 
     def _new_phase(self) -> None:
-        self._follow(SERVER_TABLE, Inner.NEW_PHASE)()
+        self._follow(SERVER_TABLE, Inner.NEW_PHASE)
 
     def _finish_refresh(self) -> None:
-        if self.state is ServerState.OPEN:
+        if self.state is ServerState.REFRESHING:
             self._deadline = NEVER
             self._refresh_at = self._heard_at + self._config.refresh_time
 
