@@ -26,8 +26,9 @@ class OtherTransportTests(SynchronousTestCase):
         """write and loseWriteConnection, nothing else."""
         transport = MemoryTransport()
         prompt.send(transport, b"data")
+        prompt.send_all(transport, [b"more ", b"data"])
         prompt.end_writing(transport)
-        self.assertEqual((transport.written, transport.fin), ([b"data"], True))
+        self.assertEqual((transport.written, transport.fin), ([b"data", b"more data"], True))
         prompt.receive(transport)
         prompt.close(transport)
         self.assertTrue(transport.closed)

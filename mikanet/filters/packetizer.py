@@ -21,11 +21,16 @@ _LENGTH = struct.Struct("<I")
 
 def frame(packets: Iterable[bytes]) -> bytes:
     """Packets as bytes of a stream."""
+    return b"".join(frame_pieces(packets))
+
+
+def frame_pieces(packets: Iterable[bytes]) -> list[bytes]:
+    """Packets as pieces of a stream, to be sent one after the other."""
     pieces: list[bytes] = []
     pack = _LENGTH.pack
     for packet in packets:
         pieces += (pack(len(packet)), packet)
-    return b"".join(pieces)
+    return pieces
 
 
 class PacketReader:

@@ -154,7 +154,7 @@ class ClientLink(Link):
         pid = self.session.random_bytes(wire.PID_SIZE)
         self._wishes[pid] = wish
         self.send(wire.CONNECT, wire.encode_connect(pid, destination))
-        self.pump()
+        self.wake()
         return wish.deferred
 
     def message(self, message: Received) -> None:

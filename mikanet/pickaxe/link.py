@@ -26,6 +26,12 @@ from mikanet.pickaxe.session import Received, Session
 #: Bytes of data in one packet: on streams, and where an unreliable carrier is at hand (P2b).
 CHUNK, SMALL_CHUNK = 32 * 1024, 4096
 
+#: How much later than asked for a timer may come, in seconds.
+_TIMER_SLACK = 0.005
+
+#: About how long a turn of a busy reactor takes, in seconds: a single application's question and answer take longer.
+_TURN = 0.00015
+
 #: Most bytes of streams that are made into packets at a time.
 _BATCH = 256 * 1024
 
@@ -49,7 +55,8 @@ class Link:
         self._shown: set[ICarrier] = set()  # those by which the peer has shown itself
         self._fragments = Reassembler()
         self._chunk = CHUNK
-        self._busy = False
+        self._busy = self._awake = False
+        self._sent_at = float("-inf")
         self._timer: IDelayedCall | None = None
         mux.link = self
 
@@ -159,6 +166,21 @@ class Link:
         if not self.ended:
             self.session.answer(request, kind, *body, now=self.reactor.seconds())
 
+    def wake(self) -> None:
+        """Something is to be sent: at once, or, if that would be the second time in about one turn of the reactor, at the
+        end of the turn, together with what else comes up in it."""
+        if self._busy or self._awake:
+            return
+        if self.reactor.seconds() - self._sent_at >= _TURN:
+            self.pump()
+        else:
+            self._awake = True
+            self.reactor.callLater(0, self._woken)
+
+    def _woken(self) -> None:
+        self._awake = False
+        self.pump()
+
     def pump(self) -> None:
         """Send what can be sent. Called from inside itself or while packets are being taken in, it waits for the end."""
         if self._busy or self.ended:
@@ -170,6 +192,7 @@ class Link:
                 more = self._fill()
                 for path, packets in self.session.flush(now):
                     self._transmit(path, packets)
+                    self._sent_at = now
                 if not more or self.ended:
                     break
         finally:
@@ -205,7 +228,7 @@ class Link:
         timer = self._timer
         if timer is not None and timer.active():
             # A timer that comes too early costs less than one that is set anew with every packet.
-            if deadline is None or timer.getTime() <= deadline:
+            if deadline is None or timer.getTime() <= deadline + _TIMER_SLACK:
                 return
             timer.cancel()
         self._timer = None if deadline is None else self.reactor.callLater(max(0.0, deadline - now), self._time)

@@ -38,8 +38,8 @@ class Sender(Protocol):
     def send(self, kind: int, *body: bytes) -> None:
         """Queue a message."""
 
-    def pump(self) -> None:
-        """Send what can be sent."""
+    def wake(self) -> None:
+        """There is something to send, now or soon."""
 
 
 @implementer(IStreamOwner)
@@ -137,7 +137,9 @@ class StreamMux:
         if stream is None:
             return
         self._send_close(cid, Status.OK)
-        if status != Status.OK or not (stream.read_over and stream.write_over):
+        if status == Status.OK and stream.write_over:
+            stream.read_ended()
+        else:
             stream.lost(Failure(error.ConnectionLost("the peer gave the connection up")))
 
     # -- IStreamOwner
@@ -147,7 +149,7 @@ class StreamMux:
         if stream not in self._in_turn:
             self._in_turn.add(stream)
             self.ready.append(stream)
-        self.link.pump()
+        self.link.wake()
 
     def stream_credit(self, stream: CreditStream, total: int) -> None:
         """See :class:`~mikanet.filters.streams.IStreamOwner`: the window follows how many streams share the session."""
@@ -155,18 +157,18 @@ class StreamMux:
         stream.granted = max(stream.granted, stream.consumed + stream.window)
         if stream.sid in self._streams:
             self.link.send(wire.ECHO, wire.encode_credit(_CID.pack(stream.sid), stream.granted))
-            self.link.pump()
+            self.link.wake()
 
     def stream_aborted(self, stream: CreditStream) -> None:
         """See :class:`~mikanet.filters.streams.IStreamOwner`."""
         self._drop(stream, Status.FAILURE)
-        self.link.pump()
+        self.link.wake()
 
     def stream_closed(self, stream: CreditStream) -> None:
         """See :class:`~mikanet.filters.streams.IStreamOwner`."""
         if not stream.read_over:
             self._drop(stream, Status.FAILURE)
-            self.link.pump()
+            self.link.wake()
 
     def stream_peer(self) -> IAddress:
         """See :class:`~mikanet.filters.streams.IStreamOwner`: a session has no address."""
@@ -189,9 +191,12 @@ class StreamMux:
                 send(wire.DATA, _CID.pack(stream.sid), data)
             if stream.take_end():
                 room -= wire.DATA_OVERHEAD
-                if stream.sid in self._streams:
+                if stream.sid not in self._streams:
+                    pass
+                elif stream.read_over:
+                    self._drop(stream, Status.OK)  # which is the end of our direction, too
+                else:
                     send(wire.DATA, _CID.pack(stream.sid))
-                    self._close_if_over(stream)
             if stream.ready:
                 ready.append(stream)
             else:

@@ -298,7 +298,7 @@ class ServerLink(Link):
     def _answer_connect(self, message: Received, pid: bytes, cid: int, status: Status) -> None:
         body = wire.encode_connect_response(pid, cid.to_bytes(4, "little"), status)
         self.answer(message, wire.CONNECT_RESPONSE, body)
-        self.pump()
+        self.wake()
 
     def _relay(self, cid: int, target: RelayEnd) -> None:
         near = RelayEnd()
@@ -328,7 +328,7 @@ class ServerLink(Link):
         cid = self._new_cid()
         self.send(wire.ACCEPT, wire.encode_accept(pid, cid.to_bytes(4, "little")))
         self._relay(cid, end)
-        self.pump()
+        self.wake()
 
     # --
 
