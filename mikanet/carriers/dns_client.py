@@ -344,7 +344,7 @@ class DnsHandshake:
         self._chosen = mode
         self._asks.all = []
         assert self.connection is not None
-        message = wire.start(self.connection, mode.size, self.stock, self.hold, self._random_bits(16))
+        message = wire.start(self.connection, mode.type, mode.size, self.stock, self.hold, self._random_bits(16))
         self._add("start", message, mode.type, now)
 
 

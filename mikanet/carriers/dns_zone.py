@@ -77,7 +77,7 @@ class DnsZone:
             room = self._room(query, tcp)
             try:
                 message = from_labels(labels[: len(labels) - ours]) + query.data
-                return self.tunnel.question(message, way, room, now)
+                return self.tunnel.question(message, way, room, now, query.type)
             except RemoteProtocolError:
                 pass  # part of a name, a name of somebody's own, or a link that is not here any more
         if self._name_of(query) == self._nameserver.lower():

@@ -19,11 +19,11 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mikanet.carriers import polled_wire as wire
 from mikanet.carriers.icmp_client import MAX_SIZE, IcmpHandshake
 from mikanet.carriers.polled_carrier import Alarm, PolledClientCarrier, PolledHub, Questions, random_bits
 from mikanet.carriers.polled_client import PolledClient
 from mikanet.carriers.polled_server import PolledServer
-from mikanet.carriers.polled_wire import CLOSED
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
 from mikanet.errors import ConfigError, DestinationError, Reason, RemoteProtocolError
 from mikanet.guard.admission import AdmissionLimits
@@ -364,8 +364,8 @@ class IcmpServer:
         try:
             return self._links.question(echo.payload[icmp.MARK_SIZE :], way, MAX_SIZE, now)
         except RemoteProtocolError:
-            if echo.payload[icmp.MARK_SIZE :][:1] in _OF_A_LINK:
-                self._reply(way, CLOSED)  # a client of ours, and we know nothing of it any more
+            if wire.is_data(echo.payload[icmp.MARK_SIZE :]):
+                self._reply(way, wire.CLOSED)  # a client of ours, and we know nothing of it any more
             raise
 
     def _reply(self, way: _Way, message: bytes | None) -> None:
@@ -379,7 +379,3 @@ class IcmpServer:
         if self._socket is not None:
             for host, messages in out.items():
                 self._socket.send(host, messages)
-
-
-#: First bytes of a link's questions, with a segment and without.
-_OF_A_LINK = (b"\x04", b"\x14")

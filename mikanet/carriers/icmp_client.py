@@ -97,7 +97,7 @@ class IcmpHandshake:
                 assert self.connection is not None
                 self._chosen = len(ask.message)
                 self._stage = "start"
-                message = wire.start(self.connection, self._chosen, self.stock, self.hold, self._random_bits(16))
+                message = wire.start(self.connection, 0, self._chosen, self.stock, self.hold, self._random_bits(16))
                 self._asks.all = [Ask("start", message, now)]
                 return
             if ask.open and now < self._ends_at:

@@ -19,6 +19,8 @@ FIRST_TIMEOUT = 1.0
 MIN_TIMEOUT, MAX_TIMEOUT = 0.15, 8.0
 #: What reordering is taken for loss at least, in seconds.
 MIN_REORDER = 0.002
+#: Quarters of a round-trip time by which segments may be overtaken at most before they count as lost.
+_MAX_REORDER = 12.0
 #: Largest packet.
 MAX_PACKET = 65_535
 
@@ -171,13 +173,13 @@ class Sender:
             return
         newest: _Segment | None = None
         for sequence in range(base, base + count):
-            newest = self._landed(sequence, newest, now)
+            newest = self._landed(sequence, newest)
         self._base = base = base + count
         sequence = base + 1
         end = self._next if told is None else sequence + told
         while sack:
             if sack & 1:
-                newest = self._landed(sequence, newest, now)
+                newest = self._landed(sequence, newest)
             sack >>= 1
             sequence += 1
         if newest is None:
@@ -188,12 +190,14 @@ class Sender:
             self.rtt.sample(now - newest.sent_at)
         self._give_up_before(newest, end)
 
-    def _landed(self, sequence: int, newest: _Segment | None, now: float) -> _Segment | None:
+    def came_twice(self) -> None:
+        """The peer got a segment again that had not been lost: wait longer for what is overtaken."""
+        self._reorder = min(_MAX_REORDER, self._reorder * 1.5)
+
+    def _landed(self, sequence: int, newest: _Segment | None) -> _Segment | None:
         segment = self._flying.pop(sequence, None) or self._lost.pop(sequence, None)
         if segment is None:
             return newest
-        if not segment.first and now - segment.sent_at < self.rtt.least / 2:
-            self._reorder = min(4.0, self._reorder * 1.5)  # it had not been lost, only overtaken
         size = len(segment.data)
         self._flying_bytes -= size
         self.acked_bytes += size
@@ -228,7 +232,10 @@ class Sender:
 
 
 class Receiver:
-    """Puts segments in order and packets together."""
+    """Puts segments in order and packets together.
+
+    :ivar sack: bit n from the lowest: segment ``ack + 1 + n`` is here. :ivar twice: one came again since this was reset.
+    """
 
     def __init__(self) -> None:
         self._next = 0
@@ -236,6 +243,7 @@ class Receiver:
         self._held_bytes = 0
         self._stream = bytearray()
         self.sack = 0
+        self.twice = False
 
     @property
     def ack(self) -> int:
@@ -246,12 +254,13 @@ class Receiver:
         """A segment came; the packets that are whole now."""
         distance = (number - self._next) & 0xFFFF
         if distance:
-            if distance < MAX_SEGMENTS and self._held_bytes + len(data) <= MAX_HELD_BYTES:
-                sequence = self._next + distance
-                if sequence not in self._held:
-                    self._held[sequence] = data
-                    self._held_bytes += len(data)
-                    self.sack |= 1 << (distance - 1)
+            sequence = self._next + distance
+            if distance >= MAX_SEGMENTS or sequence in self._held:
+                self.twice = True
+            elif self._held_bytes + len(data) <= MAX_HELD_BYTES:
+                self._held[sequence] = data
+                self._held_bytes += len(data)
+                self.sack |= 1 << (distance - 1)
             return []
         stream = self._stream
         stream += data

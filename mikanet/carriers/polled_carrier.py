@@ -125,6 +125,7 @@ class PolledClientCarrier(_PolledCarrier):
         """See :meth:`~mikanet.interfaces.ICarrier.send`."""
         if not self.lost and self._close_at is None:
             self.link.push([packet for packet in packets if len(packet) <= self.max_packet_size], self._clock.seconds())
+            self.writable = self.writable and self.link.writable
             self.pump()
 
     def heard(self, answers: Iterable[tuple[int, bytes | None]]) -> None:
@@ -225,6 +226,7 @@ class PolledServerCarrier(_PolledCarrier):
         """See :meth:`~mikanet.interfaces.ICarrier.send`."""
         if not self.lost and not self._refused and self._close_at is None:
             self.link.push(packet for packet in packets if len(packet) <= self.max_packet_size)
+            self.writable = self.writable and self.link.writable
             self._hub.touched(self)
 
     def took(self, packets: list[bytes]) -> None:
@@ -255,6 +257,8 @@ class PolledServerCarrier(_PolledCarrier):
         if self._close_at is not None and not link.closing and (not link.waiting or now >= self._close_at):
             link.closing = True
             self._close_at = now + CLOSE_TIME
+        while link.answer_with_data(now) and self._close_at is None:
+            self.room(link.writable)  # there may be more to say before questions are answered with nothing
         link.flush(now)
         times = [link.deadline]
         if not self._is_proven:

@@ -112,7 +112,8 @@ class PolledClient:
         self._flying[number] = self.pace.sent(number, now, on_way)
         self._owe_ack = False
         self.asked += 1
-        return number, wire.up(self.connection, number, receiver.ack, sack, most_sack, *(segment or (None, b"")))
+        twice, receiver.twice = receiver.twice, False
+        return number, wire.up(self.connection, number, receiver.ack, sack, most_sack, twice, *(segment or (None, b"")))
 
     # -- hearing
 
@@ -140,6 +141,8 @@ class PolledClient:
             self._rtt.sample(now - stamp.sent_at)
         self._give_up_before(stamp)
         self._sender.acknowledged(down.ack, down.sack, down.told, now)
+        if down.twice:
+            self._sender.came_twice()
         self._demand = down.backlog
         if down.sequence is None:
             return []

@@ -49,12 +49,13 @@ class _Held:
 class PolledLink:
     """One link, made by :class:`PolledServer`.
 
-    :ivar heard_at: when the last question came. :ivar hold: seconds for which questions are held now.
+    :ivar way: on which its questions come. :ivar heard_at: when the last question came. :ivar hold: seconds for which questions are held now.
     :ivar closing: the link ends: questions are answered with that.
     """
 
     def __init__(self, connection: int, start: wire.Start, reply: Reply, now: float) -> None:
         self.connection = connection
+        self.way = start.way
         self._stock = min(start.stock, MAX_STOCK)
         self._most_hold = start.hold
         self._room = max(start.size, MIN_ROOM)
@@ -103,6 +104,8 @@ class PolledLink:
             return []
         self._held[number] = _Held(path, min(room, self._room), now)
         self._sender.acknowledged(up.ack, up.sack, up.told, now)
+        if up.twice:
+            self._sender.came_twice()
         if up.sequence is None:
             return []
         self._owe_ack = True
@@ -117,20 +120,27 @@ class PolledLink:
             while number in self._held:
                 self._answer(now)
 
+    def answer_with_data(self, now: float) -> bool:
+        """Send what there is to send in as many answers as it takes, or as there are; whether there were any."""
+        some = False
+        while self._held and self._sender.ready:
+            self._answer(now)
+            some = True
+        return some
+
     def flush(self, now: float) -> None:
-        """Answer what is to be answered now."""
+        """Answer what is to be answered now, with data or without."""
         while self._held:
             if not self._sender.ready and len(self._held) <= self._stock and not self._owe_ack and not self.closing:
                 return
-            if not self._answer(now):
-                return
+            self._answer(now)
 
-    def _answer(self, now: float) -> bool:
-        """Answer the oldest question. False if it has to wait for a way with more room."""
+    def _answer(self, now: float) -> None:
+        """Answer the oldest question."""
         number, held = next(iter(self._held.items()))
         if self.closing:
             self._finish(number, held, wire.CLOSED)
-            return True
+            return
         receiver, sender = self._receiver, self._sender
         most_sack = _MUCH_SACK if held.room > 256 else _LITTLE_SACK
         sack = receiver.sack
@@ -139,12 +149,12 @@ class PolledLink:
         if segment is None and sender.too_large(room):
             del self._held[number]
             self._reply(held.path, None)
-            return True
+            return
         backlog = sender.backlog(max(1, room)) if sender.ready else 0
-        message = wire.down(now - held.at, backlog, receiver.ack, sack, most_sack, *(segment or (None, b"")))
+        twice, receiver.twice = receiver.twice, False
+        message = wire.down(now - held.at, backlog, receiver.ack, sack, most_sack, twice, *(segment or (None, b"")))
         self._owe_ack = False
         self._finish(number, held, message)
-        return True
 
     def _finish(self, number: int, held: _Held, message: bytes) -> None:
         del self._held[number]
@@ -205,16 +215,20 @@ class PolledServer:
         self._connections: dict[int, bytes] = {}
         self.links: dict[int, PolledLink] = {}
 
-    def question(self, message: bytes, path: Any, room: int, now: float) -> tuple[PolledLink, list[bytes]] | None:
+    def question(
+        self, message: bytes, path: Any, room: int, now: float, way: int = 0
+    ) -> tuple[PolledLink, list[bytes]] | None:
         """A question came.
 
+        :param way: as the start's: a link's questions are taken on its own way only. Resolvers that minimise names ask
+            for addresses first, and for what they were asked then.
         :return: the link that it belongs to, with the packets that are whole now; None if it was all answered here.
         :raises RemoteProtocolError: if it is none, or of a link that is not here.
         """
         asked = wire.read_question(message)
         if isinstance(asked, wire.Up):
             link = self.links.get(asked.connection)
-            if link is None:
+            if link is None or link.way != way:
                 raise RemoteProtocolError("a question on a link that is not here")
             return link, link.question(asked, path, room, now)
         if isinstance(asked, wire.Hello):

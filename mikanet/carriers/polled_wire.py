@@ -29,11 +29,13 @@ class Kind(enum.IntEnum):
 
 #: In the first byte of DATA: a segment follows.
 SEGMENT = 0x10
+#: Likewise: a segment came that had been there before, so somebody takes for lost what is only late.
+TWICE = 0x20
 _HELLO = struct.Struct("!BB8s")
 _WELCOME = struct.Struct("!B8sI")
 _PROBE = struct.Struct("!BIHH")
 _PROBED = struct.Struct("!BI")
-_START = struct.Struct("!BIHBBH")
+_START = struct.Struct("!BIHHBBH")
 _CONNECTION = struct.Struct("!BI")
 _UP = struct.Struct("!BIHHB")
 _DOWN = struct.Struct("!BBBHB")
@@ -69,11 +71,13 @@ class Probe:
 class Start:
     """The link begins.
 
+    :ivar way: by which its questions will come: in DNS the type of the records asked for.
     :ivar size: largest answer that passes. :ivar stock: questions that the server keeps. :ivar hold: seconds for which it
         may.
     """
 
     connection: int
+    way: int
     size: int
     stock: int
     hold: float
@@ -91,7 +95,9 @@ class Up:
     """A question with data or without.
 
     :ivar number: of the question. :ivar ack: next segment expected. :ivar sack: bit n from the lowest: segment
-        ``ack + 1 + n`` is here. :ivar told: of so many segments, None of all. :ivar sequence: of the segment, None without one.
+        ``ack + 1 + n`` is here. :ivar told: of so many segments, None of all. :ivar twice: a segment came a second time.
+
+    :ivar sequence: of the segment, None without one.
     """
 
     connection: int
@@ -101,6 +107,7 @@ class Up:
     told: int | None
     sequence: int | None
     data: bytes
+    twice: bool
 
 
 @dataclass(slots=True)
@@ -114,6 +121,7 @@ class Down:
     told: int | None
     sequence: int | None
     data: bytes
+    twice: bool
 
 
 Question = Hello | Probe | Start | Close | Up
@@ -153,9 +161,9 @@ def read_probed(message: bytes, question: bytes) -> int | None:
     return len(message) if message == probed(question, len(message)) else None
 
 
-def start(connection: int, size: int, stock: int, hold: float, salt: int) -> bytes:
+def start(connection: int, way: int, size: int, stock: int, hold: float, salt: int) -> bytes:
     """The question that begins the link."""
-    return _START.pack(Kind.START, connection, size, stock, min(255, round(hold * 10)), salt)
+    return _START.pack(Kind.START, connection, way, size, stock, min(255, round(hold * 10)), salt)
 
 
 STARTED = bytes([Kind.START])
@@ -179,24 +187,29 @@ def _selective(sack: int, most: int) -> tuple[int, bytes]:
     return most | _MORE, (sack & ((1 << 8 * most) - 1)).to_bytes(most, "little")
 
 
-def up(connection: int, number: int, ack: int, sack: int, most_sack: int, sequence: int | None, data: bytes) -> bytes:
+def up(
+    connection: int, number: int, ack: int, sack: int, most_sack: int, twice: bool, sequence: int | None, data: bytes
+) -> bytes:
     """A DATA question."""
+    kind = Kind.DATA | TWICE if twice else Kind.DATA
     size, bits = _selective(sack, most_sack) if sack else (0, b"")
     if sequence is None:
-        return _UP.pack(Kind.DATA, connection, number, ack, size) + bits
-    head = _UP.pack(Kind.DATA | SEGMENT, connection, number, ack, size)
+        return _UP.pack(kind, connection, number, ack, size) + bits
+    head = _UP.pack(kind | SEGMENT, connection, number, ack, size)
     return head + bits + _NUMBER.pack(sequence) + data
 
 
-def down(held: float, backlog: int, ack: int, sack: int, most_sack: int, sequence: int | None, data: bytes) -> bytes:
+def down(
+    held: float, backlog: int, ack: int, sack: int, most_sack: int, twice: bool, sequence: int | None, data: bytes
+) -> bytes:
     """A DATA answer."""
     size, bits = _selective(sack, most_sack) if sack else (0, b"")
-    kind = Kind.DATA if sequence is None else Kind.DATA | SEGMENT
+    kind = Kind.DATA | (0 if sequence is None else SEGMENT) | (TWICE if twice else 0)
     head = _DOWN.pack(kind, min(255, int(held / HELD_UNIT)), min(backlog, 255), ack, size) + bits
     return head if sequence is None else head + _NUMBER.pack(sequence) + data
 
 
-def _rest(message: bytes, at: int, size: int, segment: bool) -> tuple[int, int | None, int | None, bytes]:
+def _rest(message: bytes, at: int, size: int, segment: int) -> tuple[int, int | None, int | None, bytes]:
     sack, told = 0, None
     if size:
         if size & _MORE:
@@ -213,6 +226,11 @@ def _rest(message: bytes, at: int, size: int, segment: bool) -> tuple[int, int |
     return sack, told, message[at] << 8 | message[at + 1], message[at + 2 :]
 
 
+def is_data(message: bytes) -> bool:
+    """Whether this looks like a DATA question."""
+    return bool(message) and message[0] & ~(SEGMENT | TWICE) == Kind.DATA
+
+
 def read_question(message: bytes) -> Question:
     """What the client asks.
 
@@ -222,9 +240,10 @@ def read_question(message: bytes) -> Question:
         raise RemoteProtocolError("an empty question")
     kind = message[0]
     try:
-        if kind & 15 == Kind.DATA and kind & ~SEGMENT == Kind.DATA:
+        if kind & ~(SEGMENT | TWICE) == Kind.DATA:
             _, connection, number, ack, bits = _UP.unpack_from(message)
-            return Up(connection, number, ack, *_rest(message, _UP.size, bits, kind != Kind.DATA))
+            rest = _rest(message, _UP.size, bits, kind & SEGMENT)
+            return Up(connection, number, ack, *rest, kind & TWICE != 0)
         if kind == Kind.HELLO:
             _, version, challenge = _HELLO.unpack(message)
             if version != VERSION:
@@ -234,8 +253,8 @@ def read_question(message: bytes) -> Question:
             _, connection, size, salt = _PROBE.unpack_from(message)
             return Probe(connection, size, salt)
         if kind == Kind.START:
-            _, connection, size, stock, hold, _ = _START.unpack(message)
-            return Start(connection, size, stock, hold / 10)
+            _, connection, way, size, stock, hold, _ = _START.unpack(message)
+            return Start(connection, way, size, stock, hold / 10)
         if kind == Kind.CLOSE:
             return Close(_CONNECTION.unpack(message)[1])
     except struct.error:
@@ -251,6 +270,7 @@ def read_down(message: bytes) -> Down:
     if len(message) < _DOWN.size:
         raise RemoteProtocolError("an answer is too short")
     kind, held, backlog, ack, bits = _DOWN.unpack_from(message)
-    if kind & ~SEGMENT != Kind.DATA:
+    if kind & ~(SEGMENT | TWICE) != Kind.DATA:
         raise RemoteProtocolError("an answer of an unknown kind")
-    return Down(held * HELD_UNIT, backlog, ack, *_rest(message, _DOWN.size, bits, kind != Kind.DATA))
+    rest = _rest(message, _DOWN.size, bits, kind & SEGMENT)
+    return Down(held * HELD_UNIT, backlog, ack, *rest, kind & TWICE != 0)

@@ -47,7 +47,7 @@ class Path:
         self.server = PolledServer(self._reply, lambda: self.random.getrandbits(32), self._started)
         self.server.question(wire.hello(b"challeng"), -1, 1000, 0.0)
         (pending,) = self.server._pending.values()
-        self.server.question(wire.start(pending.connection, down_room, stock, hold, 1), -1, 1000, 0.0)
+        self.server.question(wire.start(pending.connection, 0, down_room, stock, hold, 1), -1, 1000, 0.0)
         self.client = PolledClient(pending.connection, up_room, stock, hold, 0.0)
 
     @property
