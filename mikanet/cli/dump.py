@@ -152,7 +152,7 @@ def capture(interface: str, setup: PaqetSetup, seconds: float) -> Iterator[Captu
             if left is not None and left <= 0:
                 return
             select.select([device], [], [], left)
-            now = time.time()
+            now = round(time.time(), 6)  # as files have it
             for frame in device.receive():
                 yield Captured(now, frame, ETHERNET)
     finally:
