@@ -1,0 +1,54 @@
+"""Tests of mikanet.pickaxe.fragments."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from mikanet.pickaxe import wire
+from mikanet.pickaxe.fragments import Reassembler
+
+
+def pieces(packet: bytes, size: int) -> list[wire.Fragment]:
+    """A packet's fragments."""
+    return [wire.decode_fragment(each) for each in wire.fragment(packet, size)]
+
+
+class ReassemblerTests(SynchronousTestCase):
+    """Fragments become packets."""
+
+    @given(st.binary(min_size=20, max_size=2000), st.integers(13, 400), st.randoms(use_true_random=False))
+    @settings(deadline=None, max_examples=100)
+    def test_any_order_with_repeats(self, packet: bytes, size: int, rng: random.Random) -> None:
+        """However they come, once or twice, the packet comes out once all are there."""
+        fragments = pieces(packet, size)
+        shuffled = fragments + rng.sample(fragments, len(fragments) // 2)
+        rng.shuffle(shuffled)
+        reassembler = Reassembler()
+        whole = [found for each in shuffled if (found := reassembler.add(each)) is not None]
+        self.assertGreaterEqual(len(whole), 1)
+        self.assertEqual(set(whole), {packet})
+
+    def test_resends_in_other_sizes_fill_holes(self) -> None:
+        """A resend over another path is cut elsewhere, and its pieces are good for the same packet."""
+        packet = random.Random(1).randbytes(1000)
+        reassembler = Reassembler()
+        for fragment in pieces(packet, 112)[::2]:
+            self.assertIsNone(reassembler.add(fragment))
+        found = [whole for each in pieces(packet, 250) if (whole := reassembler.add(each)) is not None]
+        self.assertEqual(found[0], packet)
+
+    def test_memory_is_bounded(self) -> None:
+        """Beyond the limit the oldest unfinished packet is given up; one that is too large is never begun."""
+        reassembler = Reassembler(10_000)
+        for counter in range(50):
+            packet = bytes([10, 1, 2, 3, 4, counter, 0, 0]) + bytes(3000)
+            reassembler.add(pieces(packet, 200)[0])
+            self.assertLessEqual(reassembler.size, 10_000)
+        self.assertIsNone(reassembler.add(pieces(bytes(20_000), 200)[0]))
+        packet = bytes([10, 1, 2, 3, 4, 49, 0, 0]) + bytes(3000)
+        self.assertEqual([each for each in map(reassembler.add, pieces(packet, 200)) if each], [packet])
+        self.assertLess(reassembler.size, 10_000)
