@@ -5,6 +5,7 @@ An instrument knows only :class:`Tunnel`. A new system gets a subclass that says
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import resource
@@ -16,6 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from mikanet.cli import keygen
 from tests.support.processes import TwistdProcess, cpu, fds, free_port, rss
 
 #: What no log of a tunnel may ever hold.
@@ -222,8 +229,85 @@ class MikaTunnel(Tunnel):
         ]
 
 
+class NitroSocksTunnel(Tunnel):
+    """NitroSocks with a certificate of its own for ``localhost``, which the client knows.
+
+    The laboratory's server may reach loopback, and takes as many unproven connections as come.
+    """
+
+    refusal_time = 2.0
+
+    def prepare(self) -> None:
+        """A certificate, a key pair and a token."""
+        self.keys = self.folder / "keys"
+        options = keygen.Options()
+        options.parseOptions(["nitrosocks", str(self.keys)])
+        keygen.nitrosocks(options)
+        self.certificate = self.folder / "server.pem"
+        self.authority = self.folder / "authority.pem"
+        write_certificate(self.certificate, self.authority, "localhost")
+
+    def server_args(self) -> list[str]:
+        """nitrosocks-server on loopback."""
+        return [
+            "nitrosocks-server",
+            f"--listen=tcp:{self.server_port}:interface=127.0.0.1:backlog=4096",
+            f"--certificate={self.certificate}",
+            f"--public-key={self.keys / 'server.pub'}",
+            f"--tokens={self.keys / 'tokens'}",
+            f"--state-dir={self.folder / 'server'}",
+            "--allow-egress=127.0.0.0/8",
+            f"--refusal-time={self.refusal_time}",
+            "--max-unverified=100000",
+            "--max-unverified-per-address=100000",
+            "--drain-time=1",
+        ]
+
+    def client_args(self) -> list[str]:
+        """nitrosocks-client with a SOCKS and an HTTP door on loopback."""
+        return [
+            "nitrosocks-client",
+            f"--server=tcp:127.0.0.1:{self.through or self.server_port}",
+            "--server-name=localhost",
+            f"--private-key={self.keys / 'client.key'}",
+            f"--token-file={self.keys / 'token'}",
+            f"--tls-verify={self.authority}",
+            f"--socks=tcp:{self.socks_port}:interface=127.0.0.1:backlog=4096",
+            f"--http=tcp:{self.http_port}:interface=127.0.0.1",
+            f"--state-dir={self.folder / 'client'}",
+            "--max-connections=30000",
+            "--drain-time=1",
+        ]
+
+
+def write_certificate(pem: Path, public: Path, name: str) -> None:
+    """A certificate for ``name`` that signs itself: key and certificate in ``pem``, the certificate alone in ``public``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=3))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    text = certificate.public_bytes(serialization.Encoding.PEM)
+    public.write_bytes(text)
+    pem.touch(0o600)
+    pem.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + text
+    )
+
+
 #: Tunnels by the name that the commands know them by.
-TUNNELS: dict[str, type[Tunnel]] = {"mika": MikaTunnel}
+TUNNELS: dict[str, type[Tunnel]] = {"mika": MikaTunnel, "nitrosocks": NitroSocksTunnel}
 
 #: Environment variable with the path of a file of eight bytes, a little-endian float: how far the clock is off.
 CLOCK_FILE = "MIKANET_LAB_CLOCK"
