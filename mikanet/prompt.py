@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet import tcp
-from twisted.internet.error import ConnectionDone
-from twisted.python.failure import Failure
+from twisted.internet.protocol import connectionDone
 
 # Exactly these: a subclass may give write() another meaning.
 _PLAIN = frozenset({tcp.Server, tcp.Client})
@@ -71,7 +70,7 @@ def close(transport: Any) -> None:
     """From readConnectionLost: end the connection, at once if nothing is left to send."""
     if _idle(transport) and transport.producer is None:
         transport._shouldShutdown = False  # the close sends our end
-        transport.connectionLost(Failure(ConnectionDone()))
+        transport.connectionLost(connectionDone)
     else:
         transport.loseConnection()
 
