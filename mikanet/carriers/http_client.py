@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import treq.client
-from hyperlink import DecodedURL
+from hyperlink import URL
 from OpenSSL import SSL, crypto
 from service_identity import VerificationError
 from twisted.internet import defer, ssl
@@ -99,6 +99,14 @@ def _read_roots(path: str) -> Any:
     return ssl.trustRootFromCertificates(roots)
 
 
+class _FixedURL(URL):
+    """A URL that needs no conversion, which treq would do for each request: a third of what it costs by itself."""
+
+    def to_uri(self) -> URL:
+        """It is one."""
+        return self
+
+
 class Poster:
     """POSTs to one place over a pool of persistent connections.
 
@@ -113,7 +121,7 @@ class Poster:
         policy = BrowserLikePolicyForHTTPS() if place.trust is None else BrowserLikePolicyForHTTPS(place.trust)
         agent = Agent(reactor, policy, connectTimeout=OPEN_TIMEOUT, pool=self._pool)
         self._client = treq.client.HTTPClient(agent)
-        self._url = DecodedURL.from_text(f"http{'s' if place.secure else ''}://{place.netloc}{place.path}")
+        self._url = _FixedURL.from_text(f"http{'s' if place.secure else ''}://{place.netloc}{place.path}")
         self._headers = Headers({b"Content-Type": [b"application/octet-stream"], b"Accept": [b"*/*"]})
 
     def post(self, body: bytes) -> Deferred[bytes]:

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from mikanet.carriers.base import BaseCarrier
 from mikanet.carriers.http_batches import PacketQueue, split
 from mikanet.carriers.http_exchange import ANSWER_HEAD, END, EXCHANGE_HEAD, MAX_BODY, MORE, Answer, Exchange
-from mikanet.carriers.http_pacing import HIGH_WATER, LOW_WATER, Pacer
+from mikanet.carriers.http_pacing import EAGER, HIGH_WATER, LOW_WATER, Pacer
 from mikanet.errors import RemoteProtocolError
 
 #: Seconds without a request, and without one that is held, after which a carrier is lost; the same for a stranger's.
@@ -24,6 +24,9 @@ IDLE_TIME, STRANGER_TIME = 30.0, 10.0
 
 #: How long, in seconds, a request of plain HTTP that carried something is kept for what that brings about.
 LINGER = 0.02
+
+#: How long, in seconds, an answer that makes room for a request which carried a little waits for what that brings about.
+YIELD = 0.003
 
 #: How long, in seconds, an end is told to a client that asks again.
 END_TIME = 5.0
@@ -82,6 +85,7 @@ class HeldCarrier(BaseCarrier):
         self._early: dict[int, tuple[Held, Exchange, list[bytes]]] = {}
         self._held: list[_Waiting] = []
         self._answered: dict[int, bytes] = {}
+        self._yield_at = 0.0
         self._queue = PacketQueue()
         self._pacer = Pacer()
         self._forget = forget
@@ -190,6 +194,8 @@ class HeldCarrier(BaseCarrier):
             for old in [each for each in self._answered if each <= exchange.ack or each <= rid - self._window]:
                 del self._answered[old]
             wait = self._wait if not self._polled else LINGER if packets else 0.0
+            little = 0 < sum(map(len, packets)) <= EAGER  # a question, and not a stream
+            self._yield_at = now + YIELD if little else now
             self._held.append(_Waiting(rid, held, now + wait))
             self.deliver(packets)
             if exchange.flags & END and not self.lost:
@@ -210,7 +216,7 @@ class HeldCarrier(BaseCarrier):
             elif self._closing:
                 self._end(ConnectionDone())
                 return
-            elif len(held) > self._capacity or held[0].deadline <= now:
+            elif held[0].deadline <= now or (len(held) > self._capacity and self._yield_at <= now):
                 self._answer(b"")
             else:
                 break
@@ -236,6 +242,8 @@ class HeldCarrier(BaseCarrier):
             if not self._held:
                 return
             at = self._held[0].deadline
+            if len(self._held) > self._capacity:
+                at = min(at, self._yield_at)
             if self._queue:
                 at = min(at, self._pacer.due(self._queue.waiting, now))
             delay = max(0.0, at - now)
