@@ -15,6 +15,8 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.testing import StringTransport
 
 from mikanet.address import Address
+from mikanet.carriers import http_exchange, http_frames
+from mikanet.carriers.http_batches import split
 from mikanet.crypto.replay import ReplaySet
 from mikanet.errors import RemoteProtocolError
 from mikanet.fec.decoder import FecDecoder
@@ -238,6 +240,18 @@ _REQUESTS = [
 _RESPONSE = b"HTTP/1.1 200 OK\r\nServer: bfe/1.0.8.18\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nAccept: */*\r\n\r\nbody"
 _OBFUSCATED = make_request_head("http://www.example.com/path") + b"\x01\x02rest"
 
+_MASKED = (
+    http_frames.message(b"\3\0\0\0abc", b"\1\2\3\4") + http_frames.ping(b"x", bytes(4)),
+    b"\x02\x83\1\2\3\4abc\x80\x80\1\2\3\4" + http_frames.close(1000, b"\1\2\3\4"),
+    http_frames.message(bytes(300), b"\1\2\3\4"),
+)
+_WEB_BODIES = (
+    http_exchange.Open(2, 25, 77).encode(b"padding"),
+    http_exchange.Exchange(bytes(range(16)), 77, 76).encode(b"\3\0\0\0abc"),
+    http_exchange.Answer(77, 2).encode(b"\3\0\0\0abc"),
+    http_exchange.Opened(2, 25, bytes(range(16))).encode(b"padding"),
+)
+
 #: Every codec, by name.
 CODECS: dict[str, Codec] = {
     codec.name: codec
@@ -260,6 +274,10 @@ CODECS: dict[str, Codec] = {
         Codec("socks-client", lambda: _SOCKS_REPLIES, _handshake(_client_handshake, "reply")),
         Codec("socks-datagram", lambda: _SOCKS_DATAGRAMS, _whole(socks.split_udp), stream=False),
         Codec("http-proxy-request", lambda: _REQUESTS, _proxy_request, stream=False),
+        Codec("websocket-frames", lambda: list(_MASKED), _feeding(lambda: http_frames.FrameReader(True, 500))),
+        Codec("pickaxe-web-request", lambda: list(_WEB_BODIES), _whole(http_exchange.decode_request), stream=False),
+        Codec("pickaxe-web-answer", lambda: list(_WEB_BODIES), _whole(http_exchange.Answer.decode), stream=False),
+        Codec("pickaxe-web-batch", lambda: [b"\3\0\0\0abc\1\0\0\0d"], _whole(split), stream=False),
         Codec("obfs-http-server", lambda: [_OBFUSCATED], _filtering(lambda up: ObfsHttpServer(up, lambda: 0.0))),
         Codec(
             "obfs-http-client",
