@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from mikanet.cli import keygen
+from mikanet.pickaxe.keys import Kdf, Secret
+from mikanet.pickaxe.users import format_user
 from tests.support.processes import TwistdProcess, cpu, fds, free_port, rss
 
 #: What no log of a tunnel may ever hold.
@@ -280,6 +282,68 @@ class NitroSocksTunnel(Tunnel):
         ]
 
 
+class PickaxeTunnel(Tunnel):
+    """Pickaxe over its plain TCP carrier.
+
+    The laboratory's server may reach loopback, and takes as many unproven connections as come.
+
+    :param carriers: the client's carrier URLs, if not the server's own port.
+    """
+
+    refusal_time = 2.0
+
+    def __init__(
+        self,
+        *,
+        carriers: Sequence[str] = (),
+        through: int | None = None,
+        server_options: Sequence[str] = (),
+        client_options: Sequence[str] = (),
+    ) -> None:
+        self.carriers = list(carriers)
+        super().__init__(through=through, server_options=server_options, client_options=client_options)
+
+    def prepare(self) -> None:
+        """A user with a fresh password."""
+        self.password_file, self.users_file = self.folder / "password", self.folder / "users"
+        password = secrets.token_urlsafe(32)
+        line = format_user("alice", Secret.of_password(Kdf.MIKANET, "alice", password.encode()))
+        for file, text in ((self.password_file, password), (self.users_file, line)):
+            file.touch(0o600)
+            file.write_text(text + "\n")
+
+    def server_args(self) -> list[str]:
+        """pickaxe-server on loopback."""
+        return [
+            "pickaxe-server",
+            f"--users={self.users_file}",
+            f"--carrier=tcp://127.0.0.1:{self.server_port}",
+            f"--state-dir={self.folder / 'server'}",
+            "--allow-egress=127.0.0.0/8",
+            "--allow-egress=::1",
+            f"--refusal-time={self.refusal_time}",
+            "--max-unverified=100000",
+            "--max-unverified-per-address=100000",
+            "--max-connections=30000",
+            "--drain-time=1",
+        ]
+
+    def client_args(self) -> list[str]:
+        """pickaxe-client with a SOCKS and an HTTP door on loopback."""
+        carriers = self.carriers or [f"tcp://127.0.0.1:{self.through or self.server_port}"]
+        return [
+            "pickaxe-client",
+            "--user=alice",
+            f"--password-file={self.password_file}",
+            *(f"--carrier={url}" for url in carriers),
+            f"--socks=tcp:{self.socks_port}:interface=127.0.0.1:backlog=4096",
+            f"--http=tcp:{self.http_port}:interface=127.0.0.1",
+            f"--state-dir={self.folder / 'client'}",
+            "--max-connections=30000",
+            "--drain-time=1",
+        ]
+
+
 def write_certificate(pem: Path, public: Path, name: str) -> None:
     """A certificate for ``name`` that signs itself: key and certificate in ``pem``, the certificate alone in ``public``."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -307,7 +371,7 @@ def write_certificate(pem: Path, public: Path, name: str) -> None:
 
 
 #: Tunnels by the name that the commands know them by.
-TUNNELS: dict[str, type[Tunnel]] = {"mika": MikaTunnel, "nitrosocks": NitroSocksTunnel}
+TUNNELS: dict[str, type[Tunnel]] = {"mika": MikaTunnel, "nitrosocks": NitroSocksTunnel, "pickaxe": PickaxeTunnel}
 
 #: Environment variable with the path of a file of eight bytes, a little-endian float: how far the clock is off.
 CLOCK_FILE = "MIKANET_LAB_CLOCK"
