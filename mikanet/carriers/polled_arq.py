@@ -119,11 +119,12 @@ class Sender:
             buffer += len(packet).to_bytes(2, "big")
             buffer += packet
 
-    def take(self, room: int, now: float) -> tuple[int, bytes] | None:
-        """A segment of at most ``room`` bytes to send now, as number and data."""
+    def take(self, room: int, now: float, most: int = 0) -> tuple[int, bytes] | None:
+        """A segment of at most ``room`` bytes to send now, as number and data; of ``most`` if it was cut before."""
         if self._lost:
+            most = max(room, most)
             for segment in self._lost.values():
-                if len(segment.data) <= room:
+                if len(segment.data) <= most:
                     del self._lost[segment.sequence]
                     self.resent += 1
                     segment.first = False

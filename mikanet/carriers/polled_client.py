@@ -106,8 +106,8 @@ class PolledClient:
         room = self._room
         if sack:
             room -= min((sack.bit_length() + 7) >> 3, _SACK_BESIDE_DATA)
-        segment = self._sender.take(room, now)
-        most_sack = _SACK_ALONE if segment is None else _SACK_BESIDE_DATA
+        segment = self._sender.take(room, now, self._room)
+        most_sack = _SACK_ALONE if segment is None else min(_SACK_BESIDE_DATA, self._room - len(segment[1]))
         number = self._number = (self._number + 1) & 0xFFFF
         self._flying[number] = self.pace.sent(number, now, on_way)
         self._owe_ack = False

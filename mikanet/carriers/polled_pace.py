@@ -79,7 +79,7 @@ class Pace:
         burst = max(2.0, rate * LEAST_DELAY)
         self._credit = min(burst, self._credit + (now - self._credit_at) * rate)
         self._credit_at = now
-        return now if self._credit >= 1 else now + (1 - self._credit) / rate
+        return now if self._credit > 1 - 1e-6 else now + (1 - self._credit) / rate
 
     def sent(self, number: int, now: float, on_way: int) -> Stamp:
         """A question leaves while ``on_way`` others are on the way."""

@@ -144,9 +144,12 @@ class PolledLink:
         receiver, sender = self._receiver, self._sender
         most_sack = _MUCH_SACK if held.room > 256 else _LITTLE_SACK
         sack = receiver.sack
-        room = held.room - wire.DOWN_OVERHEAD - (min((sack.bit_length() + 7) >> 3, most_sack) if sack else 0)
-        segment = sender.take(room, now)
-        if segment is None and sender.too_large(room):
+        most = held.room - wire.DOWN_OVERHEAD
+        room = most - (min((sack.bit_length() + 7) >> 3, most_sack) if sack else 0)
+        segment = sender.take(room, now, most)
+        if segment is not None:
+            most_sack = min(most_sack, most - len(segment[1]))
+        elif sender.too_large(most):
             del self._held[number]
             self._reply(held.path, None)
             return
