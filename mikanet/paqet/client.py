@@ -21,9 +21,10 @@ from mikanet.paqet.ports import IClientPort
 from mikanet.paqet.wire import MAX_DATAGRAM, MAX_HOST, Message, MessageType, encode
 from mikanet.smux.connection import SmuxStream
 
-#: Seconds of silence of the destination after which a stream is ended whose application sends no more: the wire cannot
-#: say that, so nobody else would end it.
-HALF_CLOSED_TIME = 30.0
+#: Seconds of silence of the destination after which a stream is ended whose application sends no more. The wire cannot
+#: say that; the original ends the stream at once and cuts late responses, and most applications that send no more are
+#: gone altogether.
+HALF_CLOSED_TIME = 2.0
 #: Least time, in seconds, between two messages about the same trouble.
 REPEAT_TIME = 60.0
 

@@ -173,13 +173,13 @@ class Session:
     def consumed(self, sid: int, count: int) -> None:
         """The application took ``count`` bytes of a stream."""
         stream = self._streams.get(sid)
-        if stream is None:
-            return
+        if stream is None or stream.closing:
+            return  # a close has given back what was unread
         self.unread -= count
         stream.unread -= count
         stream.consumed = (stream.consumed + count) & _MASK
         stream.unreported += count
-        if self.settings.version == 1 or stream.closing:
+        if self.settings.version == 1:
             return
         window = self.settings.stream_buffer
         if not stream.reported or stream.unreported >= window // 2:

@@ -11,6 +11,7 @@ carries the bytes, both ways one after the other. Pairs take turns, so that othe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import socket
 import statistics
 import sys
@@ -115,23 +116,28 @@ def kcptun_pair(case: Case, target: int) -> Pair:
 # -- the load
 
 
-def _serve(listener: socket.socket) -> None:
-    """The target: the first 8 bytes say how much to take and how much to give."""
+def serve(listener: socket.socket) -> None:
+    """The target: each connection in a thread of its own."""
     while True:
         try:
             connection, _ = listener.accept()
         except OSError:
             return
-        with connection:
-            head = connection.recv(16, socket.MSG_WAITALL)
-            up, down = int.from_bytes(head[:8], "big"), int.from_bytes(head[8:], "big")
-            _take(connection, up)
-            connection.sendall(b"k")
-            _give(connection, down)
-            connection.recv(1)
+        threading.Thread(target=_answer, args=(connection,), daemon=True).start()
 
 
-def _take(connection: socket.socket, count: int) -> None:
+def _answer(connection: socket.socket) -> None:
+    """The first 8 bytes say how much to take and how much to give."""
+    with contextlib.suppress(OSError, SystemExit), connection:
+        head = connection.recv(16, socket.MSG_WAITALL)
+        up, down = int.from_bytes(head[:8], "big"), int.from_bytes(head[8:], "big")
+        take(connection, up)
+        connection.sendall(b"k")
+        give(connection, down)
+        connection.recv(1)
+
+
+def take(connection: socket.socket, count: int) -> None:
     buffer = bytearray(1 << 18)
     while count:
         got = connection.recv_into(buffer, min(count, len(buffer)))
@@ -140,7 +146,7 @@ def _take(connection: socket.socket, count: int) -> None:
         count -= got
 
 
-def _give(connection: socket.socket, count: int) -> None:
+def give(connection: socket.socket, count: int) -> None:
     while count:
         part = min(count, len(_CHUNK))
         connection.sendall(_CHUNK[:part])
@@ -159,7 +165,7 @@ class Figures:
 def measure(make: Callable[[int], Pair], size: int) -> dict[str, Figures]:
     """Start a pair, carry ``size`` bytes each way, stop it."""
     listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=_serve, args=(listener,), daemon=True).start()
+    threading.Thread(target=serve, args=(listener,), daemon=True).start()
     server, client, front = make(listener.getsockname()[1])
     results = {}
     try:
@@ -168,8 +174,8 @@ def measure(make: Callable[[int], Pair], size: int) -> dict[str, Figures]:
                 used = cpu(server.pid), cpu(client.pid)
                 began = time.monotonic()
                 connection.sendall(up.to_bytes(8, "big") + down.to_bytes(8, "big"))
-                _give(connection, up)
-                _take(connection, 1 + down)
+                give(connection, up)
+                take(connection, 1 + down)
                 took = time.monotonic() - began
                 each = [cpu(p.pid) - before for p, before in zip((server, client), used, strict=True)]
             results[name] = Figures(size / took, each[0] / size, each[1] / size)

@@ -78,7 +78,7 @@ class StreamTests(SynchronousTestCase):
         world = World()
         _, application, target = established(world)
         application.transport.loseWriteConnection()  # type: ignore[union-attr]
-        world.clock.sleep(HALF_CLOSED_TIME - 5)
+        world.clock.sleep(HALF_CLOSED_TIME / 2)
         target.receive(b"late response")
         world.run(lambda: application.received == [b"late response"])
         self.assertFalse(target.closed)

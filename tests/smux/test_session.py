@@ -288,6 +288,15 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(got, sizes[:11])
         self.assertRaises(LocalProtocolError, client.send, sid, bytes(32769))
 
+    def test_close_while_bytes_are_taken(self) -> None:
+        """A stream that is closed by whoever takes its bytes gives them back once, not twice."""
+        session = Session(SmuxSettings(), client=False)
+        events = session.data_received(frame(2, Cmd.SYN, 3) + frame(2, Cmd.PSH, 3, b"12345"))
+        self.assertEqual((len(events), session.unread), (2, 5))
+        session.close(3)
+        session.consumed(3, 5)
+        self.assertEqual(session.unread, 0)
+
     def test_first_write_alone(self) -> None:
         """The first write is a frame of its own where that is asked for, or several if it is too long for one."""
         for size, frames in ((300, [300, 70]), (40_000, [32768, 7232, 70])):
