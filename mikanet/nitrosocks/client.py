@@ -168,6 +168,8 @@ class NitroClientProtocol(LinkProtocol):
     def readConnectionLost(self) -> None:
         """The server sends no more, with or without a goodbye of TLS; without a release that is no end of a session."""
         if self.link is not None or not self.opened.called:
+            if self.transport.said_goodbye and not self.opened.called:
+                self._why = SilenceError("an end without an answer")
             self.transport.abortConnection()
 
     def writeConnectionLost(self) -> None:

@@ -44,9 +44,12 @@ class TlsSide(Protocol):
 
 
 class TlsFilter(Filter):
-    """TLS. Lower side: byte stream. Upper side: byte stream, connected before the handshake; ``secured`` tells of it."""
+    """TLS. Lower side: byte stream. Upper side: byte stream, connected before the handshake; ``secured`` tells of it.
 
-    __slots__ = ("_ended", "_failure", "_secured", "_side", "connection")
+    :ivar said_goodbye: whether the peer ended its direction by TLS's own word.
+    """
+
+    __slots__ = ("_ended", "_failure", "_secured", "_side", "connection", "said_goodbye")
 
     def __init__(self, upper: IProtocol, side: TlsSide) -> None:
         super().__init__(upper)
@@ -54,6 +57,7 @@ class TlsFilter(Filter):
         self._side = side
         self._secured = False
         self._ended = False
+        self.said_goodbye = False
         self._failure: Failure | None = None
 
     def connectionMade(self) -> None:
@@ -112,6 +116,7 @@ class TlsFilter(Filter):
         if self.transport is not None:
             self._flush()  # answers of TLS itself
         if closed and self._connected:
+            self.said_goodbye = True
             self.readConnectionLost()
 
     def write(self, data: bytes) -> None:

@@ -1,0 +1,100 @@
+"""NitroSocks when TLS is intercepted: a hijacker with its own certificate between real processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+import time
+
+from tests.interop.test_mika import BODY, socks_connect
+from tests.interop.test_nitrosocks import NitroCase
+from tests.lab.tunnels import NitroSocksTunnel, write_certificate
+from tests.nitrosocks.hijacker import Hijacker
+from tests.support.processes import wait_for
+
+#: A table of 255 degrees of freedom is above this once in a million times.
+CHI_SQUARE = 377
+
+
+class HijackTests(NitroCase):
+    """What passes, and what does not show."""
+
+    def hijacked(self, *client_options: str, server_options: tuple[str, ...] = ()) -> tuple[NitroSocksTunnel, Hijacker]:
+        """A tunnel with a hijacker in the middle."""
+        tunnel = self.tunnel(start=False, server_options=list(server_options))
+        tunnel.start_server()
+        write_certificate(tunnel.folder / "hijacker.pem", tunnel.folder / "hijacker.crt", "localhost")
+        hijacker = Hijacker(tunnel.folder / "hijacker.pem", tunnel.server_port)
+        self.addCleanup(hijacker.close)
+        tunnel.through = hijacker.port
+        tunnel.client_options = list(client_options)
+        tunnel.start_client()
+        return tunnel, hijacker
+
+    def test_traffic_passes_and_nothing_is_readable(self) -> None:
+        """A client that trusts the hijacker is served, and the hijacker reads neither names nor bytes."""
+        tunnel, hijacker = self.hijacked("--tls-verify=off")
+        self.assertEqual(self.fetch(tunnel.socks_port), BODY)
+        with socks_connect(tunnel.socks_port, self.target.echo) as sock:
+            sock.sendall(b"attack at dawn, attack at dawn")
+            self.assertEqual(sock.recv(100), b"attack at dawn, attack at dawn")
+        seen = b"".join(bytes(each.up + each.down) for each in hijacker.connections)
+        self.assertGreater(len(seen), 500_000)
+        token = (tunnel.keys / "token").read_bytes().strip()
+        for secret in (b"attack at dawn", b"HTTP", b"127.0.0.1", token, BODY[1000:1016], bytes(12)):
+            self.assertNotIn(secret, seen)
+
+    def test_honest_certificates_keep_the_hijacker_out(self) -> None:
+        """A client that verifies says nothing to a hijacker."""
+        tunnel, hijacker = self.hijacked()
+        self.logged(tunnel.client, "no session with the server")
+        self.assertEqual(b"".join(each.up for each in hijacker.connections), b"")
+
+    def test_binding(self) -> None:
+        """With tls-binding at both ends there is no session through a hijacker, and one without."""
+        options = "--tls-binding=require"
+        tunnel, _ = self.hijacked("--tls-verify=off", options, server_options=(options,))
+        self.logged(tunnel.client, "no session with the server", 30)
+        assert tunnel.client is not None
+        tunnel.client.stop()
+        tunnel.through = None
+        tunnel.start_client()
+        self.assertEqual(self.fetch(tunnel.socks_port), BODY)
+
+    def test_two_thousand_connections(self) -> None:
+        """One session over 2,000 connections that the hijacker cuts: every echo is answered, most of them well within a
+        second; and over all of them no byte at any offset shows itself more often than chance has it."""
+        tunnel, hijacker = self.hijacked("--tls-verify=off")
+        stalls = []
+        with socks_connect(tunnel.socks_port, self.target.echo) as sock:
+            sock.settimeout(60)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for number in range(2000):
+                data = b"%06d" % number + os.urandom(10)
+                begun = time.monotonic()
+                sock.sendall(data)
+                got = b""
+                while len(got) < len(data):
+                    piece = sock.recv(100)
+                    self.assertTrue(piece, f"the stream ended after {number} connections")
+                    got += piece
+                stalls.append(time.monotonic() - begun)
+                self.assertEqual(got, data)
+                wait_for(lambda number=number: len(hijacker.connections) > number)
+                hijacker.connections[number].cut()
+        self.assertLess(statistics.median(stalls), 1.0)
+        flights = [(bytes(each.up), bytes(each.down)) for each in hijacker.connections]
+        tables = 0
+        for way in (0, 1):
+            for offset in range(min(len(flight[way]) for flight in flights[:2000] if flight[way])):
+                counts = [0] * 256
+                for flight in flights[:2000]:
+                    if flight[way]:
+                        counts[flight[way][offset]] += 1
+                expected = sum(counts) / 256
+                chi = sum((count - expected) ** 2 / expected for count in counts)
+                self.assertLess(chi, CHI_SQUARE, (way, offset))
+                tables += 1
+        self.assertGreater(tables, 300)
+        print(f"stall: median {statistics.median(stalls) * 1000:.1f} ms, most {max(stalls) * 1000:.0f} ms")
