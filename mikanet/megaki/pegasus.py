@@ -200,7 +200,7 @@ class Pool:
         return len(deaths) == SICK_DEATHS and self._clock.seconds() - deaths[0] <= SICK_TIME
 
     def handle(self, context: bytes, request: bytes) -> Deferred[bytes]:
-        """The worker's answer to a request; fails with :class:`WorkerError`.
+        """The worker's answer to a request; fails with :class:`WorkerError`. May be cancelled.
 
         :param context: who asks, as :meth:`mikanet.megaki.exchange.Context.encode` has it.
         """
@@ -210,8 +210,8 @@ class Pool:
         if failure is not None:
             self._counters.add(f"megaki.pool.limit.{failure.name.lower()}")
             return fail(WorkerError(failure))
-        waiting = _Waiting(context, request, Deferred())
         number = next(self._guids)
+        waiting = _Waiting(context, request, Deferred(lambda _: self._withdraw(number)))
         waiting.key = self._queue_deadlines.start(partial(self._give_up, number, Failure.QUEUE_TIME))
         self._queue[number] = waiting
         return waiting.done
@@ -226,6 +226,13 @@ class Pool:
         if self.sick and not self._serving:
             return Failure.SICK
         return None
+
+    def _withdraw(self, number: int) -> None:
+        """Nobody waits for the answer any more: if no worker has the request yet, none is to get it."""
+        waiting = self._queue.pop(number, None)
+        if waiting is not None:
+            self._queue_deadlines.cancel(waiting.key)
+            self._counters.add("megaki.pool.withdrawn")
 
     def _give_up(self, number: int, failure: Failure) -> None:
         waiting = self._queue.pop(number)

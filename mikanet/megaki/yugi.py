@@ -118,6 +118,7 @@ class YugiProtocol(TwistedProtocol):
         self._paused = False
         self._unread = 0
         self._handling = 0
+        self._asked: Deferred[bytes] | None = None
         self._idle_key: int | None = None
         self._closing = False
         self._active = 0.0
@@ -184,8 +185,8 @@ class YugiProtocol(TwistedProtocol):
             if not self._context:
                 peer = self.transport.getPeer()
                 self._context = Context(peer.host, peer.port, self._yami.token).encode()
-            answer = self.factory.config.pool.handle(self._context, event.plain)
-            answer.addCallbacks(self._answered, self._failed)
+            self._asked = self.factory.config.pool.handle(self._context, event.plain)
+            self._asked.addCallbacks(self._answered, self._failed)
         elif isinstance(event, Established):
             self._establish(event)
         elif isinstance(event, SynArrived):
@@ -289,10 +290,12 @@ class YugiProtocol(TwistedProtocol):
 
     def _failed(self, failure: Failure) -> None:
         """No answer: the document has no packet for that, so the connection is closed at once."""
-        failure.trap(WorkerError)
         self._handling = 0
+        if self._lost:
+            return
+        failure.trap(WorkerError)
         self._count(f"unanswered.{cast(WorkerError, failure.value).failure.name.lower()}")
-        if not self._lost and self._guard.refusal is None:
+        if self._guard.refusal is None:
             self._close()
 
     def _close(self) -> None:
@@ -370,6 +373,8 @@ class YugiProtocol(TwistedProtocol):
         factory.config.budget.used -= self._held
         factory.half_closed(self)
         self._leave_bank()
+        if self._handling and self._asked is not None:
+            self._asked.cancel()
 
     def _count(self, what: str) -> None:
         self.factory.count(what)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import random
 import signal
 import socket
@@ -301,6 +302,16 @@ class RightsTests(MegakiTestCase):
         for name, limit in ((b"Max address space", b"268435456"), (b"Max open files", b"64"), (b"Max processes", b"0")):
             (line,) = [line for line in out.splitlines() if line.startswith(name)]
             self.assertEqual(line[len(name) :].split()[:2], [limit, limit])
+
+    async def test_group(self) -> None:
+        """A worker has its user's own group, not the one that has the user's number; without an entry, none that owns."""
+        require_root()
+        user = next(each for each in pwd.getpwall() if each.pw_uid not in (0, each.pw_gid))
+        for uid, group in ((user.pw_uid, user.pw_gid), (4_000_000, 65534)):
+            program, *arguments = WorkerCommand(Kind.PYTHON, ["/bin/cat", "/proc/self/status"], "/", uid).command_line()
+            out, error, _ = await getProcessOutputAndValue(program, arguments, env={}, reactor=reactor)
+            words = {line.split(b":")[0]: line.split()[1:] for line in out.splitlines() if b":" in line}
+            self.assertEqual((words[b"Uid"], words[b"Gid"]), ([b"%d" % uid] * 4, [b"%d" % group] * 4), error)
 
     async def test_surroundings(self) -> None:
         """A clean environment, limits, and no descriptor but its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -120,6 +121,19 @@ class ExchangeTests(PoolTestCase):
         self.assertEqual(self.failure(half), Failure.DIED)
         self.assertNoResult(waiting)  # nobody gave it to the dead
         self.assertEqual((self.pool.status.served, self.pool.status.deaths), (1, 2))
+
+    def test_withdrawn(self) -> None:
+        """A request that nobody waits for any more is not given to a worker; one that a worker has is done."""
+        begun, _, waiting, last = (self.ask(b"%d" % number) for number in range(4))
+        for each in (begun, waiting):
+            each.cancel()
+            self.failureResultOf(each, CancelledError)
+        worker = self.asked(b"0")
+        worker.answer(b"zero")
+        self.assertEqual(worker.asked, b"3")
+        worker.answer(b"three")
+        self.assertEqual(self.successResultOf(last), b"three")
+        self.assertEqual(self.pool.status.served, 2)
 
     def test_probes_take_no_place(self) -> None:
         """Without a queue, too, a request finds a worker that is just asked for a sign of life."""

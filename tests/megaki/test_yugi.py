@@ -271,10 +271,11 @@ class FailureTests(YugiTestCase):
             self.assertEqual(self.counted(f"unanswered.{failure.name.lower()}"), 1)
 
     def test_answer_for_a_client_that_left(self) -> None:
-        """An answer whose client is gone is dropped."""
+        """A request whose client is gone is withdrawn, and an answer that comes all the same is dropped."""
         client, transport = self.established()
         transport.receive(client.send_message(b"q"))
         transport.lose()
+        self.assertTrue(self.server.pool.asked[0][2].called)
         self.server.pool.asked[0][2].callback(b"a")
         self.server.pool.asked.clear()
 

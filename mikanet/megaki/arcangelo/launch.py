@@ -4,8 +4,20 @@
 """
 
 import os
+import pwd
 import resource
 import sys
+
+#: The group that owns nothing, for users without an entry: another group's number may be theirs, root's shadow for one.
+NOGROUP = 65534
+
+
+def primary_group(uid: int) -> int:
+    """The group of a user."""
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        return NOGROUP
 
 
 def main() -> None:
@@ -17,7 +29,7 @@ def main() -> None:
     os.umask(0o077)
     if uid >= 0 and (uid != os.geteuid() or os.geteuid() == 0):
         os.setgroups([])
-        os.setgid(uid)
+        os.setgid(primary_group(uid))
         os.setuid(uid)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
