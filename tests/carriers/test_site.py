@@ -10,7 +10,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from mikanet.carriers import http_frames, http_held, site
+from mikanet.carriers import http_frames, http_held, http_ordinary, http_upgrade, site
 from mikanet.carriers.http_batches import split
 from mikanet.carriers.http_exchange import (
     ANSWER_HEAD,
@@ -183,6 +183,22 @@ class OrdinaryTests(SynchronousTestCase):
             self.assertIn(text, response)
         self.assertIn(b"\r\nLocation: http://h/sub/\r\n", web.ask(b"GET /sub HTTP/1.1\r\nHost: h\r\n\r\n"))
         self.assertNotIn(b"hello", web.ask(b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n"))
+
+    def test_large_file(self) -> None:
+        """A file too large for memory has its length and type announced; how it is sent is twisted.web's matter."""
+        folder = Path(self._decoy())
+        (folder / "large.html").write_bytes(bytes(http_ordinary.SMALL_FILE + 1))
+        response = Web(decoy=str(folder)).ask(b"HEAD /large.html HTTP/1.1\r\nHost: h\r\n\r\n")
+        self.assertEqual(_status(response), 200)
+        self.assertIn(b"\r\nContent-Length: %d\r\n" % (http_ordinary.SMALL_FILE + 1), response)
+
+    def test_order_of_fields(self) -> None:
+        """Fields stand where nginx has them, those that it does not have behind, and the connection's end is told."""
+        fields = [(b"X", [b"1", b"2"]), (b"Connection", [b"x"]), (b"Date", [b"d"]), (b"Server", [b"s"])]
+        self.assertEqual(
+            http_ordinary.order(fields, False),
+            [(b"Server", b"s"), (b"Date", b"d"), (b"Connection", b"close"), (b"X", b"1"), (b"X", b"2")],
+        )
 
     def test_too_long(self) -> None:
         """A body above a mebibyte is a 413 on every path, with and without a length, and cut off if it goes on."""
@@ -386,6 +402,19 @@ class UpgradeTests(SynchronousTestCase):
         self.assertEqual(user.carrier.host, "192.0.2.1")
         user.carrier.send([b"c", b"d"])
         self.assertEqual(transport.bytes_written, http_frames.message(frame([b"c", b"d"]), None))
+
+    def test_the_carrier_is_a_stranger_s(self) -> None:
+        """Until it is proven; then it is one of ours for good."""
+        web = Web(prove=False)
+        transport = self.upgrade(web)
+        carrier = web.users[0].carrier
+        self.assertIsInstance(carrier, http_upgrade.ServerWebSocket)
+        carrier.proven()
+        web.reactor.advance(50)
+        web.reactor.advance(50)
+        self.assertFalse(transport.fin)
+        carrier.refuse()
+        self.assertTrue(transport.aborted)
 
     def test_bytes_behind_the_handshake(self) -> None:
         """A client that does not wait for the answer loses nothing."""
