@@ -205,16 +205,17 @@ class Gateway(Resource):
     with the server, 502 if it closed or broke the connection, 504 if it did not answer in time. Errors have one line of
     text as their body.
 
-    :ivar running: requests that are not answered yet.
+    :param verbose: whether each request is logged. :ivar running: requests that are not answered yet.
     """
 
     isLeaf = True
 
-    def __init__(self, ask: Ask, counters: Counters) -> None:
+    def __init__(self, ask: Ask, counters: Counters, verbose: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # untyped in Twisted
         self.running: set[_Running] = set()
         self._ask = ask
         self._counters = counters
+        self._verbose = verbose
 
     def render(self, request: Any) -> Any:
         """Answer one HTTP request."""
@@ -246,6 +247,10 @@ class Gateway(Resource):
             status = http.OK
             request.setHeader(b"Content-Type", b"application/octet-stream")
         self._counters.add(f"megaki.gateway.{status}")
+        if self._verbose:
+            _log.info(
+                "{size} bytes from {who}: {status}", size=len(body), who=request.getClientAddress().host, status=status
+            )
         request.setHeader(b"Content-Length", str(len(answer)).encode())
         request.write(answer)
         request.finish()

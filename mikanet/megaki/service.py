@@ -37,6 +37,7 @@ class MegakiServerSettings:
     :ivar listen: the listening endpoint in the operator's words. :ivar refusal_time: seconds (X2).
     :ivar memory: bytes that unfinished requests may use. :ivar drain_time: seconds (X9).
     :ivar idle_time: seconds that a session may say nothing. :ivar syn_rate: SYNs a second of one network.
+    :ivar verbose: whether each session is logged.
     """
 
     listen: str
@@ -50,6 +51,7 @@ class MegakiServerSettings:
     drain_time: float
     idle_time: float
     syn_rate: float
+    verbose: bool = False
 
 
 def make_server(reactor: Any, settings: MegakiServerSettings) -> MegakiServerService:
@@ -67,6 +69,7 @@ def make_server(reactor: Any, settings: MegakiServerSettings) -> MegakiServerSer
         budget=MemoryBudget(settings.memory),
         idle_time=settings.idle_time,
         syn_rate=settings.syn_rate,
+        verbose=settings.verbose,
     )
     factory = YugiFactory(reactor, config)
     service = MegakiServerService(reactor, factory, pool, threads, settings.drain_time)
@@ -146,7 +149,8 @@ class MegakiClientSettings:
 
     :ivar server: the server's endpoint. :ivar server_name: the same in the user's words. :ivar listen: where HTTP
         requests come in, and :ivar listen_text: the same in the user's words.
-    :ivar request_time: seconds that a request may take. :ivar warm: sessions kept ready.
+    :ivar request_time: seconds that a request may take. :ivar warm: sessions kept ready. :ivar most: most sessions.
+    :ivar verbose: whether each request is logged.
     """
 
     server: IStreamClientEndpoint
@@ -158,6 +162,7 @@ class MegakiClientSettings:
     request_time: float
     warm: int
     most: int
+    verbose: bool = False
 
 
 def make_client(reactor: Any, settings: MegakiClientSettings) -> DrainingService:
@@ -165,7 +170,7 @@ def make_client(reactor: Any, settings: MegakiClientSettings) -> DrainingService
     counters = Counters()
     client = Sazukari(reactor, settings.server, settings.server_key, request_time=settings.request_time)
     sessions = WarmSessions(reactor, client, settings.warm, settings.most, settings.server_name, settings.request_time)
-    gateway = Gateway(sessions.ask, counters)
+    gateway = Gateway(sessions.ask, counters, settings.verbose)
     service = _ClientService(reactor, gateway.running, settings.drain_time, sessions)
     site = GatewaySite(reactor, gateway)
     for child in (

@@ -54,6 +54,7 @@ class Options(BaseOptions):
             request_time=self.number("request-time", 0.1, 3600, float),
             warm=self.number("warm-sessions", 0, most),
             most=most,
+            verbose=bool(self["verbose"]),
         )
 
     def _server_key(self) -> rsa_oaep.PublicKey:

@@ -79,7 +79,14 @@ class Options(ServerOptions):
             drain_time=self.number("drain-time", 0, 3600, float),
             idle_time=self.number("idle-time", 1, 86400, float),
             syn_rate=self.number("syn-rate", 0, 1_000_000, float),
+            verbose=bool(self["verbose"]),
         )
+
+    def opt_allow_egress(self, rule: str) -> None:
+        """Refused: this server opens no connections, and what its workers may reach is their user's matter."""
+        raise ConfigError(f"this server opens no connections, so that it has no use for the egress rule {rule}")
+
+    opt_deny_egress = opt_allow_egress
 
     def _key(self) -> rsa_oaep.PrivateKey:
         path = self.required("key")

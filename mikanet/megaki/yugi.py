@@ -82,7 +82,7 @@ class YugiConfig:
         pass before it is noticed.
     :ivar syn_rate: SYNs a second of one network; 0 for no limit.
     :ivar budget: bytes that requests, unread answers and remembered MACs may take together (X5).
-    :ivar max_message: most plaintext bytes of a request.
+    :ivar max_message: most plaintext bytes of a request. :ivar verbose: whether each session is logged.
     """
 
     key: PrivateKey = field(repr=False)
@@ -98,6 +98,7 @@ class YugiConfig:
     syn_rate: float = 5.0
     syn_burst: float = SYN_BURST
     max_message: int = MAX_MESSAGE
+    verbose: bool = False
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -240,6 +241,9 @@ class YugiProtocol(TwistedProtocol):
         factory.known.add(self._network, self._active)
         self._idle_key = factory.idle_deadlines.start(self._look_if_idle)
         self._count("resumed" if event.resumed else "handshakes")
+        if factory.config.verbose:
+            peer, how = self.transport.getPeer(), "resumed" if event.resumed else "new"
+            _log.info("session of {host} port {port}, {how}", host=peer.host, port=peer.port, how=how)
         self.transport.registerProducer(self, True)
         prompt.send(self.transport, event.reply)
 

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -93,6 +94,17 @@ class GatewayTests(SynchronousTestCase):
             self.asked.pop()[1].errback(error)
             self.assertEqual(self.status(transport), status)
             self.assertIn(word, transport.value().partition(b"\r\n\r\n")[2])
+
+    def test_verbose(self) -> None:
+        """Each request is logged with its status if that is wished for, but nothing of what it says."""
+        self.site = GatewaySite(Clock(), Gateway(self.ask, self.counters, verbose=True))
+        with capturedLogs() as logs:
+            self.post(b"secret")
+            self.asked.pop()[1].callback(b"answer")
+        said = [formatEvent(event) for event in logs if event["log_namespace"] == "mikanet.megaki.gateway"]
+        self.assertEqual(len(said), 1)
+        self.assertIn("6 bytes", said[0])
+        self.assertIn("200", said[0])
 
     def test_bad_requests(self) -> None:
         """Another method is 405, an empty body 400, one over 1 MiB 413, announced or in chunks; none is asked for."""

@@ -85,6 +85,8 @@ class ServerTests(TapTestCase):
             ({"worker": "perl:x"}, "php:FILE"),
             ({"workers": "0"}, "--workers"),
             ({"syn-rate": "many"}, "--syn-rate"),
+            ({"allow-egress": "10.0.0.0/8"}, "opens no connections"),
+            ({"deny-egress": "10.0.0.0/8"}, "opens no connections"),
         ):
             renamed = {name.replace("-", "_"): value for name, value in changes.items()}
             self.assertIn(word, self.complaint(tap_server.Options(), self.words(**renamed)))

@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.guard.admission import AdmissionLimits
@@ -117,6 +118,15 @@ class SessionTests(YugiTestCase):
         self.server.pump()
         self.assertFalse(self.successResultOf(opening).resumed)
         self.assertEqual((self.counted("handshakes"), self.counted("resumed")), (2, 1))
+
+    def test_verbose(self) -> None:
+        """Each session is logged with its client's address if that is wished for, and not otherwise."""
+        for verbose in (False, True):
+            self.serve(verbose=verbose)
+            with capturedLogs() as logs:
+                self.established("198.51.100.7")
+            said = [formatEvent(event) for event in logs if event["log_namespace"] == "mikanet.megaki.yugi"]
+            self.assertEqual(said, ["session of 198.51.100.7 port 54321, new"] if verbose else [])
 
     def test_one_at_a_time(self) -> None:
         """Of two requests in one read the second is begun when the first is answered."""
