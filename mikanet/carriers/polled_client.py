@@ -81,7 +81,7 @@ class PolledClient:
 
     def questions(self, now: float) -> list[tuple[int, bytes]]:
         """What to ask now, as pairs of number (of 16 bits) and message."""
-        self._paced_until = None
+        paced, self._paced_until = self._paced_until is not None, None
         made: list[tuple[int, bytes]] = []
         sender, pace, flying = self._sender, self.pace, self._flying
         stock = self._stock if now - self._active_at < IDLE_AFTER else IDLE_STOCK
@@ -97,10 +97,10 @@ class PolledClient:
                 self._paced_until = ready_at
                 break
             self._over_window = False
-            made.append(self._question(now, count - stock))
+            made.append(self._question(now, count - stock, paced))
         return made
 
-    def _question(self, now: float, on_way: int) -> tuple[int, bytes]:
+    def _question(self, now: float, on_way: int, paced: bool) -> tuple[int, bytes]:
         receiver = self._receiver
         sack = receiver.sack
         room = self._room
@@ -109,7 +109,7 @@ class PolledClient:
         segment = self._sender.take(room, now, self._room)
         most_sack = _SACK_ALONE if segment is None else min(_SACK_BESIDE_DATA, self._room - len(segment[1]))
         number = self._number = (self._number + 1) & 0xFFFF
-        self._flying[number] = self.pace.sent(number, now, on_way)
+        self._flying[number] = self.pace.sent(number, now, on_way, paced)
         self._owe_ack = False
         self.asked += 1
         twice, receiver.twice = receiver.twice, False

@@ -18,6 +18,8 @@ _GAIN = 2.0
 _PACE_GAINS = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 #: An interval of measurement has so many answers, and at least so many seconds.
 _INTERVAL_ANSWERS, _LEAST_INTERVAL = 10, 0.02
+#: So many questions per second, or two in a round trip if that is less, are no flood on any path.
+_LEAST_RATE = 10.0
 #: A least delay is believed for so many seconds.
 _DELAY_MEMORY = 10.0
 #: More loss than this is not made up for.
@@ -75,16 +77,16 @@ class Pace:
             return now
         gain = _PACE_GAINS[self._phase]
         rate = self.rate * gain if gain < 1 else self.rate * gain / (1 - self.loss)
-        rate = max(rate, 1.0)
+        rate = max(rate, min(_LEAST_RATE, 2 / max(self.delay, LEAST_DELAY)))
         burst = max(2.0, rate * LEAST_DELAY)
         self._credit = min(burst, self._credit + (now - self._credit_at) * rate)
         self._credit_at = now
         return now if self._credit > 1 - 1e-6 else now + (1 - self._credit) / rate
 
-    def sent(self, number: int, now: float, on_way: int) -> Stamp:
-        """A question leaves while ``on_way`` others are on the way."""
+    def sent(self, number: int, now: float, on_way: int, paced: bool) -> Stamp:
+        """A question leaves while ``on_way`` others are on the way. :param paced: it had to wait for its time."""
         self._credit -= 1
-        return Stamp(number, now, on_way < self.window // 2)
+        return Stamp(number, now, not paced and on_way < self.window // 2)
 
     # -- hearing
 
