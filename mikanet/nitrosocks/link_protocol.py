@@ -100,9 +100,8 @@ class LinkProtocol(Protocol):
             self._arm()
 
     def _act(self, events: list[Event]) -> None:
-        mux = self.mux
-        if mux is not None:
-            mux.begin()
+        if self.mux is not None:
+            self.mux.begin()
         try:
             for event in events:
                 if type(event) is bytes:
@@ -113,8 +112,8 @@ class LinkProtocol(Protocol):
                         self.mux.deliver()  # what came before comes before
                     self.on_event(event)
         finally:
-            if mux is not None:
-                mux.finish()
+            if self.mux is not None:  # it may have come with the first of these events
+                self.mux.finish()
 
     def flush(self) -> None:
         """Send what the link has to say."""

@@ -135,7 +135,7 @@ class Way:
 class Wire:
     """One connection. What is written at one end arrives at the other when :meth:`carry` is called, piece by piece.
 
-    :ivar bend: called with the way (0 up, 1 down), the number of the piece on this wire and the piece; gives the pieces
+    :ivar joined: whether pieces that are there together arrive as one. :ivar bend: called with the way (0 up, 1 down), the number of the piece on this wire and the piece; gives the pieces
         that arrive instead, or None to cut the connection there.
     """
 
@@ -147,6 +147,7 @@ class Wire:
         self.ways = (Way(Direction.CLIENT, k0), Way(Direction.SERVER, k0))
         self.count = 0
         self.dead = False
+        self.joined = False
         self._taken = [0, 0]
         self.ends[0].connect(client)
         self.ends[1].connect(server)
@@ -161,15 +162,19 @@ class Wire:
             return False
         fresh = source.written[self._taken[way] :]
         self._taken[way] += len(fresh)
+        arriving = []
         for piece in self.ways[way].feed(b"".join(fresh)):
             bent = self.bend(way, self.count, piece)
             self.count += 1
             if bent is None:
+                for each in arriving:
+                    target.receive(each)
                 self.cut()
                 return True
-            for each in bent:
-                if not target.gone and not target.aborted:
-                    target.receive(each)
+            arriving += bent
+        for each in [b"".join(arriving)] if self.joined and arriving else arriving:
+            if not target.gone and not target.aborted:
+                target.receive(each)
         if source.aborted or source.closed:
             self.dead = True
             source.settle()
@@ -263,6 +268,7 @@ class World:
         self.egress = MemoryEgress()
         self.wires: list[Wire] = []
         self.reachable = True
+        self.joined = False
         self.reports: list[str] = []
         self.bend: Callable[[int, int, int, bytes], list[bytes] | None] = lambda wire, way, count, piece: [piece]
         self.realm = Realm("", [TOKEN], lambda: 1.7e9 + self.clock.seconds())
@@ -296,7 +302,9 @@ class World:
         accept = FilterFactory(self.server, lambda upper: TlsFilter(upper, self.server_side))
         client = factory.buildProtocol(None)
         server = accept.buildProtocol(MemoryTransport("192.0.2.1").peer)
-        self.wires.append(Wire(client, server, K0, lambda *args: self.bend(number, *args)))
+        wire = Wire(client, server, K0, lambda *args: self.bend(number, *args))
+        wire.joined = self.joined
+        self.wires.append(wire)
         return succeed(client)
 
     def raw(self) -> MemoryTransport:

@@ -27,9 +27,10 @@ UP, DOWN = pieces(1), pieces(2)
 SHA_UP, SHA_DOWN = (hashlib.sha256(b"".join(each)).hexdigest() for each in (UP, DOWN))
 
 
-def play(bend: Bend | None = None) -> World:
+def play(bend: Bend | None = None, joined: bool = False) -> World:
     """One session with both transfers over wires that are bent; returns the world after checking both hashes."""
     world = World(server={"refresh_bytes": REFRESH_BYTES})
+    world.joined = joined
     if bend is not None:
         world.bend = bend
     app, outcome = world.open()
@@ -94,6 +95,11 @@ class CutTests(SynchronousTestCase):
             world = play(lambda wire, way, at, piece, index=index: None if (wire, at) == (0, index) else [piece])
             # The very last acknowledgements may never be sent.
             self.assertEqual(len(world.wires), 2 if index < COUNT - 4 else len(world.wires), index)
+
+    def test_packets_that_come_together(self) -> None:
+        """So it is when packets that were sent together arrive in one read, the recovery with what follows it."""
+        for index in range(OPENING, COUNT, 3):
+            play(lambda wire, way, at, piece, index=index: None if (wire, at) == (0, index) else [piece], joined=True)
 
     def test_while_coming_back(self) -> None:
         """A second cut at any of the first packets of the second connection, the recovery among them, changes nothing."""
