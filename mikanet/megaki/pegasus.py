@@ -417,14 +417,14 @@ class Pool:
             done.errback(WorkerError(failure))
 
     def member_gone(self, member: _Member, how: str, last_words: bytes = b"") -> None:
-        """A worker process has ended and was reaped; a whole answer among its last words counts."""
+        """A worker process has ended and was reaped; an answer that it gave before that counts."""
         self._cancel_key(member)
         exchange = member.exchange
-        if exchange is not None and last_words:
+        if exchange is not None:
             with contextlib.suppress(RemoteProtocolError):
                 exchange.feed(last_words)
-                if exchange.done:
-                    self._give_answer(self._note_answer(member), exchange)
+            if exchange.answer is not None:
+                self._give_answer(self._note_answer(member), exchange)
         self._members.discard(member)
         if member in self._idle:
             self._idle.remove(member)

@@ -38,7 +38,7 @@ HOWTO = ROOT / "docs" / "howto"
 PHP = r"""<?php
 function on_init() { arca::log('init'); }
 function on_start() { }
-function on_stop() { }
+function on_stop() { global $leaving; if ($leaving) exit(0); }
 function on_handle() {
     echo "noise on stdout\n";
     $request = arca::$request;
@@ -46,6 +46,7 @@ function on_handle() {
         case 'about':
             return json_encode([bin2hex(arca::$token), bin2hex(arca::$guid), arca::$client_ip, arca::$client_port]);
         case 'empty': return '';
+        case 'leave': global $leaving; $leaving = true; return 'left';
         case 'warn ': return $undefined . 'warned';
         case 'throw': throw new Exception('thrown on purpose');
         case 'exit ': exit(3);
@@ -65,9 +66,19 @@ import arca
 def on_init():
     arca.log("loaded")
 
+leaving = False
+
+def on_stop():
+    if leaving:
+        sys.exit()
+
 def on_handle(request):
+    global leaving
     print("noise on stdout")
     word = request[:5]
+    if word == b"leave":
+        leaving = True
+        return b"left"
     if word == b"about":
         return json.dumps([arca.token.hex(), arca.guid.hex(), arca.client_ip, arca.client_port]).encode()
     if word == b"empty":
@@ -233,6 +244,15 @@ class PythonWorkerTests(MegakiTestCase):
         await self.assertFailure((await self.session()).send_message(b"exit "), SessionLostError)
         self.assertLess(time.monotonic() - since, 1.0)
         self.assertEqual(await session.send_message(b"hello"), b"You said 'hello'")
+
+    async def test_last_answer(self) -> None:
+        """A worker that leaves right after its answer has given it, every time."""
+        self.serve("--workers=2")
+        for _ in range(10):
+            session = await self.session()
+            self.assertEqual(await session.send_message(b"leave"), b"left")
+            await session.close()
+            await self.wait_for_workers(2)
 
 
 class PhpWorkerTests(PythonWorkerTests):

@@ -115,7 +115,7 @@ class ExchangeTests(PoolTestCase):
         """A worker that ends right after its answer has given it, though its end is noticed first."""
         done, half = self.ask(b"1"), self.ask(b"2")
         waiting = self.ask(b"3")
-        self.asked(b"1").die(b"\1\4\3\0\0\0one\3")
+        self.asked(b"1").die(b"\1\4\3\0\0\0one")
         self.assertEqual(self.successResultOf(done), b"one")
         self.asked(b"2").die(b"\1\4\3\0\0\0tw")
         self.assertEqual(self.failure(half), Failure.DIED)

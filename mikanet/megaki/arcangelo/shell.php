@@ -68,6 +68,7 @@ final class arcangelo_shell
         stream_set_read_buffer(self::$in, 0);
         stream_set_write_buffer(self::$out, 0);
         stream_set_chunk_size(self::$in, self::READ_SIZE);
+        register_shutdown_function([self::class, 'flush']);
     }
 
     public static function check_userspace($userspace, $path)
@@ -171,11 +172,13 @@ final class arcangelo_shell
         return $taken;
     }
 
-    private static function flush()
+    /* Also called when the script exits: an answer that was given before that counts. */
+    public static function flush()
     {
         while (self::$answers !== '') {
             $written = fwrite(self::$out, self::$answers);
             if ($written === false) {
+                self::$answers = '';
                 exit(1);
             }
             self::$answers = $written === strlen(self::$answers) ? '' : substr(self::$answers, $written);

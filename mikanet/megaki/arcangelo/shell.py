@@ -139,7 +139,11 @@ def main() -> None:
         raise SystemExit(1)
     if "on_init" in script:
         script["on_init"]()
-    serve(Pipe(), script)
+    pipe = Pipe()
+    try:
+        serve(pipe, script)
+    finally:
+        pipe.flush()  # if the script exits, an answer that was given before that counts
 
 
 if __name__ == "__main__":
