@@ -60,8 +60,10 @@ class WebSocketCarrier(BaseCarrier, Protocol):
         super().__init__(name, host)
         self._clock = clock
         self._random_bytes = random_bytes
-        # Until it is proven a peer may send one packet of any size at a time, and no more (X3).
-        self._reader = http_frames.FrameReader(random_bytes is None, MAX_STRANGER_BODY)
+        # Until it is proven a client may send one packet of any size at a time, and no more (X3). A server that takes a
+        # session over answers with all it has, before its first packet could be looked at.
+        server = random_bytes is None
+        self._reader = http_frames.FrameReader(server, MAX_STRANGER_BODY if server else MAX_MESSAGE)
         self._queue = PacketQueue()
         self._paused = self._closing = False
         self._heard = clock.seconds()

@@ -214,24 +214,29 @@ class CarrierTests(SynchronousTestCase):
         self.assertNotEqual(first, second)
         self.assertTrue(all(each[1] & 0x80 for each in self.transports[0].written))
 
-    def test_until_proven_messages_are_small(self) -> None:
-        """A peer that proved nothing sends one packet of any size, and is refused what is larger."""
-        for end in (0, 1):
-            self.setUp()
-            self.ends[end].send([bytes(40_000)] * 3)
-            sizes = [len(each) for each in self.transports[end].written]
-            self.assertLess(max(sizes), MAX_STRANGER_BODY)
-            self.carry()
-            self.assertEqual(len(self.users[1 - end].got), 3)
-            for carrier in self.ends:
-                carrier.proven()
-            self.ends[end].send([bytes(40_000)] * 5)
-            self.assertEqual(len(self.transports[end].written), 1)
-            self.carry()
-            self.assertEqual(len(self.users[1 - end].got), 8)
+    def test_until_proven_a_client_s_messages_are_small(self) -> None:
+        """A client that proved nothing sends one packet of any size at a time, and is refused what is larger."""
+        self.ends[0].send([bytes(40_000)] * 3)
+        self.assertLess(max(len(each) for each in self.transports[0].written), MAX_STRANGER_BODY)
+        self.carry()
+        self.assertEqual(len(self.users[1].got), 3)
+        self.ends[0].proven()
+        self.ends[0].send([bytes(40_000)] * 5)
+        self.assertEqual(len(self.transports[0].written), 1)
+        self.carry()
+        self.assertEqual(len(self.users[1].got), 8)
         self.setUp()
         self.transports[1].receive(http_frames.message(bytes(MAX_STRANGER_BODY + 1), _KEY)[:100])
         self.assertTrue(self.transports[1].aborted)
+
+    def test_a_server_that_knows_the_session_sends_much_at_once(self) -> None:
+        """The first message of a server that was shown a session's key may be a large one."""
+        self.ends[1].proven()
+        self.ends[1].send([bytes(60_000)] * 4)
+        self.assertGreater(len(self.transports[1].bytes_written), 240_000)
+        self.assertEqual(len(self.transports[1].written), 1)
+        self.carry()
+        self.assertEqual(len(self.users[0].got), 4)
 
     def test_back_pressure(self) -> None:
         """While the transport is full packets wait here, and go out in few messages; the user hears of room."""
