@@ -17,10 +17,12 @@ class WordsOptions(Options):
         words = list(sys.argv[1:] if options is None else options)
         try:
             found, rest = getopt.gnu_getopt(words, self.shortOpt, self.longOpt)
-        except getopt.GetoptError:
-            pass  # the parser proper finds the same mistake, and says so in one line
-        else:
-            takes_value = {f"--{name}" for name in self.longOpt if name.endswith("=")}
-            words = [f"{name}={value}" if f"{name}=" in takes_value else name for name, value in found]
-            words += ["--", *rest]
+        except getopt.GetoptError as error:
+            raise SystemExit(f"{self.command}: {error}") from None
+        takes_value = {f"--{name[:-1]}" for name in self.longOpt if name.endswith("=")}
+        words = []
+        for name, value in found:
+            # A value that looks like an option stays one with its name; a letter's value is the next word.
+            words += [f"{name}={value}"] if name in takes_value else [name, value] if value else [name]
+        words += ["--", *rest]
         super().parseOptions(words)

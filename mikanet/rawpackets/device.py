@@ -10,11 +10,20 @@ import errno
 import fcntl
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mikanet.errors import ConfigError
 from mikanet.rawpackets.bpf import Instruction, assemble
+from mikanet.rawpackets.frames import FrameMaker, FramePath, Run, open_runs
+
+_send_frames: Callable[..., int] | None
+_receive_frames: Callable[[int, int], tuple[list[Run], list[bytes]]] | None
+try:
+    from mikanet._speedups import receive_frames as _receive_frames
+    from mikanet._speedups import send_frames as _send_frames
+except ImportError:  # an install without a compiler
+    _send_frames = _receive_frames = None
 
 # Linux, <linux/if_packet.h>, <linux/if_ether.h>, <linux/if_arp.h>, <asm/socket.h>, <linux/sockios.h>.
 _ETH_P_ALL = 3
@@ -50,14 +59,14 @@ class FrameDevice(Protocol):
     def fileno(self) -> int:
         """A descriptor that is readable when frames wait."""
 
-    def receive(self) -> list[bytes]:
-        """Frames that wait, at most :data:`READ_AT_ONCE`; none if there are none.
+    def receive_runs(self) -> tuple[list[Run], list[bytes]]:
+        """What waits, at most :data:`READ_AT_ONCE` frames: runs of payloads, and frames that have none for us.
 
         :raises OSError: if the interface is away.
         """
 
-    def send(self, frames: Sequence[bytes]) -> int:
-        """Send frames until the kernel takes no more; how many it took, 0 if it is full.
+    def send_packets(self, maker: FrameMaker, path: FramePath, payloads: list[bytes]) -> int:
+        """Make and send frames until the kernel takes no more; how many it took, 0 if it is full.
 
         :raises OSError: if the first frame cannot be sent: the interface is away (:data:`AWAY`), or it is too long.
         """
@@ -156,8 +165,28 @@ class PacketSocket:
         """As :class:`FrameDevice`."""
         return self._socket.fileno()
 
-    def receive(self) -> list[bytes]:
+    def receive_runs(self) -> tuple[list[Run], list[bytes]]:
         """As :class:`FrameDevice`."""
+        if _receive_frames is not None:
+            return _receive_frames(self._socket.fileno(), READ_AT_ONCE)
+        return open_runs(self.receive())
+
+    def send_packets(self, maker: FrameMaker, path: FramePath, payloads: list[bytes]) -> int:
+        """As :class:`FrameDevice`."""
+        cycle = path.cycle
+        if _send_frames is None or cycle.has_syn:
+            return self.send(maker.make(path, payloads))
+        sent = _send_frames(
+            self._socket.fileno(), path.template, path.sum, maker.epoch, maker.sent, cycle.packed, cycle.at, payloads
+        )
+        maker.count(cycle, sent)
+        return sent
+
+    def receive(self) -> list[bytes]:
+        """Whole frames that wait, at most :data:`READ_AT_ONCE`.
+
+        :raises OSError: if the interface is away.
+        """
         receive = self._socket.recv
         frames: list[bytes] = []
         try:
@@ -171,7 +200,7 @@ class PacketSocket:
         return frames
 
     def send(self, frames: Sequence[bytes]) -> int:
-        """As :class:`FrameDevice`."""
+        """Send whole frames; as :meth:`send_packets`."""
         send = self._socket.send
         sent = 0
         try:

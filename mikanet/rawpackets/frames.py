@@ -48,13 +48,19 @@ _MAX_PREFIXES = 64
 
 
 class FlagCycle:
-    """A flag list that is used entry by entry, over and over."""
+    """A flag list that is used entry by entry, over and over.
 
-    __slots__ = ("at", "entries")
+    :ivar at: the entry that is next. :ivar packed: all entries, 16 bits each, big-endian.
+    :ivar has_syn: whether an entry has SYN, which makes another header.
+    """
+
+    __slots__ = ("at", "entries", "has_syn", "packed")
 
     def __init__(self, entries: Sequence[int]) -> None:
         self.entries = tuple(entries)
         self.at = 0
+        self.packed = struct.pack(f"!{len(self.entries)}H", *self.entries)
+        self.has_syn = any(entry & tcp.SYN for entry in self.entries)
 
 
 class FramePath:
@@ -63,10 +69,11 @@ class FramePath:
     :param stations: (destination, source) of the Ethernet header.
     :param source: and ``destination``: addresses of one family.
     :ivar cycle: the flag list in use.
+    :ivar template: all up to the ports, for some length; :ivar sum: of what never changes and TCP's checksum covers.
     :raises ValueError: if the families differ.
     """
 
-    __slots__ = ("_destination", "_ports", "_prefixes", "_source", "_stations", "_sum", "cycle", "packers")
+    __slots__ = ("_destination", "_ports", "_prefixes", "_source", "_stations", "cycle", "packers", "sum", "template")
 
     def __init__(
         self,
@@ -82,11 +89,11 @@ class FramePath:
         self._source = source
         self._destination = destination
         self._ports = struct.pack("!HH", *ports)
-        self._sum = tcp.pseudo_header_sum(source.packed, destination.packed, 0) + sum(ports) + WINDOW
+        self.sum = tcp.pseudo_header_sum(source.packed, destination.packed, 0) + sum(ports) + WINDOW
         self._prefixes: dict[int, tuple[bytes, int]] = {}
         self.cycle = cycle
-        prefix, _ = self.prefix(0)
-        self.packers = _STRUCTS[len(prefix)]
+        self.template, _ = self.prefix(0)
+        self.packers = _STRUCTS[len(self.template)]
 
     def prefix(self, length: int) -> tuple[bytes, int]:
         """All up to the ports for a TCP segment of ``length`` bytes, and its sum, the pseudo header's with it."""
@@ -97,7 +104,7 @@ class FramePath:
             packet = ip.IpPacket(self._source, self._destination, tcp.PROTOCOL, bytes(length), TOS, TTL)
             header = ip.encode(packet)[: -length or None]
             frame = ethernet.EthernetFrame(*self._stations, packet.ethertype, header + self._ports)
-            found = self._prefixes[length] = (ethernet.encode(frame), self._sum + length)
+            found = self._prefixes[length] = (ethernet.encode(frame), self.sum + length)
         return found
 
 
@@ -105,18 +112,23 @@ class FrameMaker:
     """Makes the frames of one socket, whose header fields go on from packet to packet whoever it is for.
 
     :param epoch_ms: Unix time in milliseconds when the socket was opened.
-    :ivar sent: packets made so far.
+    :ivar epoch: the low 32 bits of that. :ivar sent: packets made so far.
     """
 
-    __slots__ = ("_epoch", "sent")
+    __slots__ = ("epoch", "sent")
 
     def __init__(self, epoch_ms: int) -> None:
-        self._epoch = epoch_ms & _MASK
+        self.epoch = epoch_ms & _MASK
         self.sent = 0
+
+    def count(self, cycle: FlagCycle, packets: int) -> None:
+        """So many packets were made elsewhere, with these flags."""
+        self.sent += packets
+        cycle.at = (cycle.at + packets) % len(cycle.entries)
 
     def make(self, path: FramePath, payloads: Iterable[bytes]) -> list[bytes]:
         """A frame for each payload."""
-        epoch, number = self._epoch, self.sent
+        epoch, number = self.epoch, self.sent
         cycle = path.cycle
         entries, at = cycle.entries, cycle.at
         count = len(entries)
@@ -183,6 +195,30 @@ def open_frame(frame: bytes) -> Opened | None:
     else:
         return _open_unusual(frame)
     return (key, frame[begin:end]) if end - begin <= MAX_PAYLOAD else None
+
+
+#: Payloads that came one after the other from one sender: the station of the first frame, the sender's key, payloads.
+Run = tuple[bytes, bytes, list[bytes]]
+
+
+def open_runs(frames: Iterable[bytes]) -> tuple[list[Run], list[bytes]]:
+    """The runs in a batch of frames, and the frames that are refused."""
+    runs: list[Run] = []
+    refused: list[bytes] = []
+    current: tuple[bytes, bytes] | None = None
+    for frame in frames:
+        opened = open_frame(frame)
+        if opened is None:
+            refused.append(frame)
+            continue
+        key, payload = opened
+        station = frame[6:12]
+        if (station, key) != current:
+            current = station, key
+            payloads: list[bytes] = []
+            runs.append((station, key, payloads))
+        payloads.append(payload)
+    return runs, refused
 
 
 def _open_unusual(frame: bytes) -> Opened | None:

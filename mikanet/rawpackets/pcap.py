@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Sequence
 
 from mikanet.errors import ConfigError
 from mikanet.rawpackets.device import READ_AT_ONCE, interface_mac, interface_mtu
+from mikanet.rawpackets.frames import FrameMaker, FramePath, Run, open_runs
 from mikanet.wire.ethernet import format_mac
 
 _SNAPLEN = 65536
@@ -49,15 +49,16 @@ class PcapDevice:
         """As FrameDevice."""
         return int(self._pcap.fileno())
 
-    def receive(self) -> list[bytes]:
+    def receive_runs(self) -> tuple[list[Run], list[bytes]]:
         """As FrameDevice."""
         frames: list[bytes] = []
         if self._pcap.dispatch(READ_AT_ONCE, lambda _, frame: frames.append(bytes(frame))) < 0 and not frames:
             raise OSError(errno.ENETDOWN, self._pcap.geterr())
-        return frames
+        return open_runs(frames)
 
-    def send(self, frames: Sequence[bytes]) -> int:
+    def send_packets(self, maker: FrameMaker, path: FramePath, payloads: list[bytes]) -> int:
         """As FrameDevice."""
+        frames = maker.make(path, payloads)
         for sent, frame in enumerate(frames):
             try:
                 self._pcap.sendpacket(frame)

@@ -192,29 +192,20 @@ class RawTcpPort:
         """Read a batch of frames, and hand on runs of one peer."""
         assert self._device is not None
         try:
-            frames = self._device.receive()
+            runs, refused = self._device.receive_runs()
         except OSError as problem:
             self._lost_interface(problem)
             return
-        run: list[bytes] = []
-        run_key = b""
-        for frame in frames:
-            opened = open_frame(frame)
+        for station, key, payloads in runs:
+            if self._learns:
+                self._learn(key, station)
+            self._hand_on(key, payloads)
+        for frame in refused:
+            opened = open_frame(frame)  # batches leave what is unusual
             if opened is None:
                 self.counters.add(f"rawpackets.dropped.{framing.refusal(frame)}")
-                continue
-            key, payload = opened
-            if key == run_key:
-                run.append(payload)
-                continue
-            if run:
-                self._hand_on(run_key, run)
-            run_key = key
-            run = [payload]
-            if self._learns:
-                self._learn(key, frame)
-        if run:
-            self._hand_on(run_key, run)
+            else:
+                self._hand_on(opened[0], [opened[1]])
 
     def _hand_on(self, key: bytes, payloads: list[bytes]) -> None:
         if self._device is None:  # what was handed on before has closed us
@@ -230,10 +221,9 @@ class RawTcpPort:
         peer = self._peers[key] = framing.split_key(key)
         return peer
 
-    def _learn(self, key: bytes, frame: bytes) -> None:
+    def _learn(self, key: bytes, station: bytes) -> None:
         """Remember the station that a peer's frames come from."""
         peer = self._peers.get(key) or self._new_peer(key)
-        station = frame[6:12]
         if self._stations.get(peer) != station:
             self._stations.pop(peer, None)
             _make_room(self._stations)
@@ -258,31 +248,31 @@ class RawTcpPort:
         if path is None:
             self.counters.add("rawpackets.dropped.no-way", len(packets))
             return
-        frames = self._maker.make(path, packets)
-        while frames:
+        waiting = packets if isinstance(packets, list) else list(packets)
+        while waiting:
             try:
-                sent = device.send(frames)
+                sent = device.send_packets(self._maker, path, waiting)
             except OSError as problem:
                 if problem.errno in AWAY:
-                    self.counters.add("rawpackets.dropped.away", len(frames))
+                    self.counters.add("rawpackets.dropped.away", len(waiting))
                     self._lost_interface(problem)
                     return
-                self._cannot_send(frames[0], device, problem)
+                self._cannot_send(waiting[0], device, problem)
                 sent = 1
             else:
+                if sent == len(waiting):
+                    return
                 if not sent:
-                    self.counters.add("rawpackets.dropped.full", len(frames))
+                    self.counters.add("rawpackets.dropped.full", len(waiting))
                     return
-                if sent == len(frames):
-                    return
-            del frames[:sent]
+            waiting = waiting[sent:]
 
-    def _cannot_send(self, frame: bytes, device: FrameDevice, problem: OSError) -> None:
-        """One frame is not taken, whatever comes after it."""
+    def _cannot_send(self, packet: bytes, device: FrameDevice, problem: OSError) -> None:
+        """One packet is not taken, whatever comes after it."""
         if problem.errno == errno.EMSGSIZE:
             self.counters.add("rawpackets.dropped.too-long")
             self._say_once(
-                f"packets of {len(frame) - 14} bytes do not fit {self._settings.interface}, whose MTU is {device.mtu}: "
+                f"packets of {len(packet)} bytes do not fit {self._settings.interface}, whose MTU is {device.mtu}: "
                 f"set kcp.mtu to {self.max_packet_size} or less, at both ends"
             )
         else:

@@ -13,6 +13,7 @@ from twisted.trial.unittest import TestCase
 
 from mikanet.counters import Counters
 from mikanet.errors import ConfigError
+from mikanet.rawpackets import device
 from mikanet.rawpackets.port import RawTcpPort
 from mikanet.rawpackets.settings import FamilyPath, RawPeer, RawSettings
 from mikanet.wire.ethernet import parse_mac
@@ -236,6 +237,16 @@ class RawPortTests(TestCase):
         with self.assertRaises(ConfigError) as caught:
             self.end(self.pair.second, self.pair.first, interface="nonesuch0")
         self.assertIn("nonesuch0", str(caught.exception))
+
+
+class PlainPortTests(RawPortTests):
+    """The same without the C extension."""
+
+    def setUp(self) -> None:
+        """Take it away."""
+        self.patch(device, "_send_frames", None)
+        self.patch(device, "_receive_frames", None)
+        super().setUp()
 
 
 class PcapPortTests(RawPortTests):

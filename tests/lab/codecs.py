@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from typing import Any
 
 import h11
@@ -17,6 +18,8 @@ from twisted.internet.testing import StringTransport
 from mikanet.address import Address
 from mikanet.carriers import http_exchange, http_frames
 from mikanet.carriers.http_batches import split
+from mikanet.cli.dissect import Dissector
+from mikanet.crypto.packets import packet_cipher
 from mikanet.crypto.replay import ReplaySet
 from mikanet.errors import RemoteProtocolError
 from mikanet.fec.decoder import FecDecoder
@@ -29,9 +32,11 @@ from mikanet.kcp.settings import ArqSettings
 from mikanet.mika import wire
 from mikanet.mika.http_target import HttpTarget
 from mikanet.mika.session import Profile, ServerSession, derive_keys
+from mikanet.rawpackets.frames import open_frame
 from mikanet.smux.frame import FrameReader
 from mikanet.smux.session import Session, SmuxSettings, StreamData
 from mikanet.wire import socks
+from mikanet.wire.captures import Captured, file_header, packet_block, read_captures
 from mikanet.wire.socks_client import ClientHandshake
 from mikanet.wire.socks_server import ServerHandshake
 from tests.lab.fuzzer import Codec, Run
@@ -195,6 +200,18 @@ def _fec(pieces: Sequence[bytes]) -> Any:
     return len(recovered)
 
 
+def _capture_file(pieces: Sequence[bytes]) -> Any:
+    """A file of captured packets, to where it is damaged."""
+    return [len(packet.data) for packet in read_captures(BytesIO(b"".join(pieces)).read)]
+
+
+def _dissect(pieces: Sequence[bytes]) -> Any:
+    """A packet looked at by ``mikanet dump``, after another one of the same conversation."""
+    dissector = Dissector(packet_cipher("null", b"", bytes), 9999)
+    dissector.packet(_FRAMES[0][14:])
+    return dissector.packet(b"".join(pieces))
+
+
 _ADDRESS = Address("example.com", 443)
 _HEADER = _whole(lambda data: wire.decode_header(data, _IV, _KEY, True))
 _CHUNKS = _feeding(lambda: wire.ChunkReader(_IV, _MOMENT))
@@ -211,6 +228,13 @@ _SMUX = b"".join(
 _FEC = load("paqet/fec.json")["fec"][0]
 _SHARDS = [bytes.fromhex(packet) for packet in _FEC["groups"][0]["data_packets"]]
 _REED_SOLOMON = ReedSolomon(_FEC["data_shards"], _FEC["parity_shards"])
+_FRAMES = [
+    bytes.fromhex(entry["frame"]) for entries in load("paqet/captures.json")["captures"].values() for entry in entries
+]
+_CAPTURE_FILES = [
+    file_header() + b"".join(packet_block(Captured(1.0, frame, 1), "text") for frame in _FRAMES[:3]),
+    bytes.fromhex("d4c3b2a1020004000000000000000000000004000100000000ca9a3b90d003000500000005000000") + b"abcde",
+]
 _SOCKS_REQUESTS = [
     bytes.fromhex("0501000501000102030405060708"),
     bytes.fromhex("05020002050100030b6578616d706c652e636f6d01bb"),
@@ -269,6 +293,9 @@ CODECS: dict[str, Codec] = {
         Codec("smux-frames", lambda: [_SMUX], _feeding(lambda: FrameReader(1))),
         Codec("smux-session", lambda: [_SMUX], _smux_session),
         Codec("fec-decoder", lambda: _SHARDS, _fec, stream=False),
+        Codec("raw-frames", lambda: _FRAMES, _whole(open_frame), stream=False),
+        Codec("capture-files", lambda: _CAPTURE_FILES, _capture_file, stream=False),
+        Codec("paqet-dissector", lambda: [frame[14:] for frame in _FRAMES], _dissect, stream=False),
         Codec("socks-server", lambda: _SOCKS_REQUESTS, _handshake(lambda: ServerHandshake(lambda *_: True), "request")),
         Codec("socks-server-open", lambda: _SOCKS_REQUESTS, _handshake(ServerHandshake, "request")),
         Codec("socks-client", lambda: _SOCKS_REPLIES, _handshake(_client_handshake, "reply")),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -19,7 +18,7 @@ from zope.interface.verify import verifyObject
 from mikanet.errors import ConfigError
 from mikanet.kcp.ports import IPacketPort
 from mikanet.rawpackets import port as module
-from mikanet.rawpackets.frames import FlagCycle, FrameMaker, FramePath, parse_frame
+from mikanet.rawpackets.frames import FlagCycle, FrameMaker, FramePath, Run, open_runs, parse_frame
 from mikanet.rawpackets.port import RawTcpPort
 from mikanet.rawpackets.settings import FamilyPath, RawPeer, RawSettings
 from mikanet.wire.tcp import parse_flags
@@ -46,27 +45,24 @@ class Device:
         """Some number."""
         return 7
 
-    def receive(self) -> list[bytes]:
+    def receive_runs(self) -> tuple[list[Run], list[bytes]]:
         """What waits."""
         if self.problem:
             raise self.problem
         frames, self.waiting = self.waiting, []
-        return frames
+        return open_runs(frames)
 
-    def send(self, frames: Sequence[bytes]) -> int:
+    def send_packets(self, maker: FrameMaker, path: FramePath, payloads: list[bytes]) -> int:
         """Keep what fits."""
         if self.problem:
             raise self.problem
-        if len(frames[0]) > 14 + self.mtu:
+        fits = [len(payload) <= self.mtu - 52 for payload in payloads]
+        if not fits[0]:
             raise OSError(errno.EMSGSIZE, "Message too long")
-        taken = list(frames[: self.room])
-        for number, frame in enumerate(taken):
-            if len(frame) > 14 + self.mtu:
-                taken = taken[:number]
-                break
-        self.sent += taken
-        self.room -= len(taken)
-        return len(taken)
+        taken = min(self.room, (fits + [False]).index(False))
+        self.sent += maker.make(path, payloads[:taken])
+        self.room -= taken
+        return taken
 
     def dropped(self) -> int:
         """Since the last call."""
