@@ -449,6 +449,9 @@ class Pool:
                 count=SICK_DEATHS,
                 seconds=SICK_TIME,
             )
+        if self.sick and not self._serving:
+            for number in list(self._queue):
+                self._give_up(number, Failure.SICK)  # as one that comes now would be
         self._later()
         if not member.served:
             self._backoff = min(BACKOFF[1], self._backoff * 2)
