@@ -337,7 +337,7 @@ class _Opening:
             return DestinationError(
                 Reason.TIMEOUT, f"{where}: the server of {zone} answers, but too little gets through"
             )
-        codes = ", ".join(sorted({_CODES.get(code, str(code)) for code in handshake.refusals}))
+        codes = ", ".join(sorted({CODES.get(code, str(code)) for code in handshake.refusals}))
         text = f"{where} answers ({codes}), but no tunnel server for {zone} is behind it: see mikanet doctor"
         return DestinationError(Reason.HOST_UNREACHABLE, text)
 
@@ -365,7 +365,8 @@ class _Opening:
             self._line.close()
 
 
-_CODES = {dns.NOERROR: "empty", dns.FORMERR: "FORMERR", dns.SERVFAIL: "SERVFAIL", dns.NXDOMAIN: "NXDOMAIN"} | {
+#: Response codes by their names.
+CODES = {dns.NOERROR: "empty", dns.FORMERR: "FORMERR", dns.SERVFAIL: "SERVFAIL", dns.NXDOMAIN: "NXDOMAIN"} | {
     dns.NOTIMP: "NOTIMP",
     dns.REFUSED: "REFUSED",
 }

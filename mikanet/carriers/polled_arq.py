@@ -105,8 +105,14 @@ class Sender:
 
     @property
     def ready(self) -> bool:
-        """Whether :meth:`take` would give a segment."""
+        """Whether :meth:`take` would give a segment, given room."""
         return bool(self._lost) or (self._at < len(self._buffer) and self._next - self._base < MAX_SEGMENTS)
+
+    def ready_for(self, room: int) -> bool:
+        """Whether it would give one to an answer with so much room."""
+        if self._at < len(self._buffer) and self._next - self._base < MAX_SEGMENTS:
+            return True
+        return bool(self._lost) and any(len(segment.data) <= room for segment in self._lost.values())
 
     def backlog(self, room: int) -> int:
         """Segments of ``room`` bytes that wait."""
@@ -154,10 +160,6 @@ class Sender:
             self._alarm_from = now
         self._flying[segment.sequence] = segment
         return segment.sequence & 0xFFFF, segment.data
-
-    def too_large(self, room: int) -> bool:
-        """Whether something lost does not fit into ``room`` bytes."""
-        return any(len(segment.data) > room for segment in self._lost.values())
 
     def acknowledged(self, ack: int, sack: int, told: int | None, now: float) -> None:
         """The peer has everything before ``ack``, and what the bits of ``sack`` say of the ``told`` (None: all) behind it.

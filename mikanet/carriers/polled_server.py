@@ -30,6 +30,8 @@ MIN_ROOM = 16
 #: A repeated question that is younger than this was doubled by a network, not asked again by a resolver (seconds).
 _ASKED_AGAIN = 0.05
 _LEAST_HOLD = 0.1
+#: Seconds without a segment, though one is due, after which a way with more room is asked for.
+_STUCK = 1.0
 #: Bytes of selective acknowledgements where answers are large, and where they are small.
 _MUCH_SACK, _LITTLE_SACK = 64, 4
 
@@ -65,6 +67,7 @@ class PolledLink:
         self._sender = Sender()
         self._receiver = Receiver()
         self._owe_ack = False
+        self._said_at = now
         self.hold = start.hold
         self.heard_at = now
         self.closing = False
@@ -123,7 +126,7 @@ class PolledLink:
     def answer_with_data(self, now: float) -> bool:
         """Send what there is to send in as many answers as it takes, or as there are; whether there were any."""
         some = False
-        while self._held and self._sender.ready:
+        while self._held and self._can_say():
             self._answer(now)
             some = True
         return some
@@ -131,9 +134,19 @@ class PolledLink:
     def flush(self, now: float) -> None:
         """Answer what is to be answered now, with data or without."""
         while self._held:
-            if not self._sender.ready and len(self._held) <= self._stock and not self._owe_ack and not self.closing:
+            if self._can_say() or len(self._held) > self._stock or self._owe_ack or self.closing:
+                self._answer(now)
+            elif self._sender.ready and now - self._said_at > _STUCK:
+                # What has to be sent does not fit into answers on this way any more: ask for one with more room.
+                number, held = next(iter(self._held.items()))
+                del self._held[number]
+                self._reply(held.path, None)
+            else:
                 return
-            self._answer(now)
+
+    def _can_say(self) -> bool:
+        """Whether the oldest question's answer would carry data."""
+        return self._sender.ready_for(next(iter(self._held.values())).room - wire.DOWN_OVERHEAD)
 
     def _answer(self, now: float) -> None:
         """Answer the oldest question."""
@@ -149,10 +162,7 @@ class PolledLink:
         segment = sender.take(room, now, most)
         if segment is not None:
             most_sack = min(most_sack, most - len(segment[1]))
-        elif sender.too_large(most):
-            del self._held[number]
-            self._reply(held.path, None)
-            return
+            self._said_at = now
         backlog = sender.backlog(max(1, room)) if sender.ready else 0
         twice, receiver.twice = receiver.twice, False
         message = wire.down(now - held.at, backlog, receiver.ack, sack, most_sack, twice, *(segment or (None, b"")))

@@ -1,7 +1,8 @@
 """A carrier's user of its own for tests and benchmarks: sends bytes both ways and says what came.
 
 As a process: ``python -m tests.carriers.bulk server URL`` takes orders of 8 + 8 bytes (how much will come, how much to
-send) and fulfils them; ``... client URL --up BYTES --down BYTES`` gives one, and prints what it measured as JSON.
+send) and fulfils them; ``... client URL --up BYTES --down BYTES`` gives one, and prints what it measured as JSON;
+``... handshakes URL --count N`` opens N carriers at once and says how many came to life.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class BulkServer(Bulk):
                 self.carrier.send([packet])
             elif len(packet) == 16:
                 self.received = 0
-                self.wanted = int.from_bytes(packet[:8], "big")
+                self.wanted = int.from_bytes(packet[:8], "big") or -1
                 self.give(int.from_bytes(packet[8:], "big"))
         if self.received == self.wanted:
             self.wanted = -1
@@ -130,19 +131,23 @@ def main() -> None:
     from twisted.internet import reactor as _reactor
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("role", choices=("server", "client"))
+    parser.add_argument("role", choices=("server", "client", "handshakes"))
     parser.add_argument("url")
     parser.add_argument("--up", type=int, default=0)
     parser.add_argument("--down", type=int, default=0)
     parser.add_argument("--pings", type=int, default=10)
+    parser.add_argument("--count", type=int, default=50)
     chosen = parser.parse_args()
     reactor: Any = _reactor
     context = CarrierContext(reactor, Counters())
     if chosen.role == "server":
-        server_carrier(chosen.url, context).listen(lambda made: BulkServer(made) and None).addErrback(
+        server_carrier(chosen.url, context).listen(_serve).addErrback(
             lambda f: (print(f), reactor.stop())
         )
         reactor.run()
+        return
+    if chosen.role == "handshakes":
+        _handshakes(reactor, chosen.url, context, chosen.count)
         return
     began = time.monotonic()
     result: dict[str, Any] = {}
@@ -180,6 +185,38 @@ def main() -> None:
     client_carrier(chosen.url, context).open().addCallbacks(opened, failed)
     reactor.run()
     print(json.dumps(result))
+
+
+def _serve(carrier: ICarrier) -> None:
+    BulkServer(carrier)
+
+
+def _handshakes(reactor: Any, url: str, context: CarrierContext, count: int) -> None:
+    began = time.monotonic()
+    times: list[float] = []
+    problems: list[str] = []
+
+    def ended() -> None:
+        if len(times) + len(problems) == count:
+            reactor.callLater(0, reactor.stop)
+
+    class Pinged(Bulk):
+        def progressed(self, packets: Sequence[bytes]) -> None:
+            times.append(time.monotonic() - began)
+            self.carrier.abort()
+            ended()
+
+    def opened(carrier: Any) -> None:
+        Pinged(carrier).carrier.send([b"p"])
+
+    def failed(reason: Failure) -> None:
+        problems.append(str(reason.value))
+        ended()
+
+    for _ in range(count):
+        client_carrier(url, context).open().addCallbacks(opened, failed)
+    reactor.run()
+    print(json.dumps({"times": sorted(times), "problems": problems}))
 
 
 if __name__ == "__main__":

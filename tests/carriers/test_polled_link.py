@@ -111,8 +111,12 @@ class PathTests(SynchronousTestCase):
 
     @settings(deadline=None, max_examples=25)
     @given(
-        st.integers(0, 1000), st.floats(0, 0.35), st.floats(0, 0.5), st.floats(0, 0.1),
-        st.integers(30, 1300), st.integers(40, 200)
+        st.integers(0, 1000),
+        st.floats(0, 0.35),
+        st.floats(0, 0.5),
+        st.floats(0, 0.1),
+        st.integers(30, 1300),
+        st.integers(40, 200),
     )
     def test_any_path(self, seed: int, loss: float, double: float, jitter: float, down: int, up: int) -> None:
         """Both directions at once over any path."""
@@ -238,9 +242,9 @@ class WireTests(SynchronousTestCase):
     def test_layout(self) -> None:
         """A DATA question and answer byte by byte, as the document draws them."""
         made = wire.up(0x01020304, 0x0506, 0x0708, 0b101, 8, False, 0x090A, b"x")
-        self.assertEqual(made.hex(), "14" "01020304" "0506" "0708" "01" "05" "090a" "78")
+        self.assertEqual(made.hex(), "1401020304050607080105090a78")
         made = wire.down(0.1, 3, 0x0708, 0, 8, True, 0x090A, b"x")
-        self.assertEqual(made.hex(), "34" "05" "03" "0708" "00" "090a" "78")
+        self.assertEqual(made.hex(), "340503070800090a78")
 
     def test_probe_tells_every_change(self) -> None:
         """An answer to a probe is believed only if neither way changed a byte."""
