@@ -42,6 +42,9 @@ ASK_AFTER, FAIL_AFTER = 0.7, 2.0
 #: session is taken for lost at the server (P8).
 CUT_AFTER, LOST_AFTER = 10.0, 20.0
 
+#: For so long of that, in seconds, there must have been a carrier: without one, the session waits (``keep_session``).
+LOST_PROOF = 5.0
+
 #: Silence after which an idle session is asked, to keep it and the paths under it alive.
 IDLE_ASK = 20.0
 
@@ -105,6 +108,7 @@ class PickaxeClient:
         self._waiting: list[Callable[[ClientLink], None]] = []
         self._current: Slot | None = None
         self._asked_at: float | None = None
+        self._vain = 0.0  # for how long carriers were open and asked, and nothing came back
         self._ticker: IDelayedCall | None = None
         self._turn = 0
         self._started = False
@@ -278,6 +282,7 @@ class PickaxeClient:
         link, self.link = self.link, None
         self._current = None
         self._asked_at = None
+        self._vain = 0.0
         if link is None:
             return
         self._count("sessions.lost")
@@ -298,6 +303,7 @@ class PickaxeClient:
             return
         now = self.reactor.seconds()
         standing = slot.standing
+        self._vain = 0.0
         if slot is self._current:
             self._asked_at = None
         elif slot.probed_at > float("-inf"):
@@ -423,10 +429,11 @@ class PickaxeClient:
             others = any(slot.standing.works and slot is not current for slot in self.slots)
             # A reliable carrier that is full of our own data brings no answer before that is through.
             patience = max(FAIL_AFTER - ASK_AFTER, 3 * (link.session.sending.round_trip.srtt or 0.0))
+            self._vain += TICK
+            if silent >= LOST_AFTER and self._vain >= LOST_PROOF:
+                self.session_over("the server does not know it any more")
+                return
             if waited >= CUT_AFTER or (others and waited >= min(patience, CUT_AFTER)):
-                if silent >= LOST_AFTER:
-                    self.session_over("the server does not know it any more")
-                    return
                 self._fail(current)
                 return
         for slot in self.slots:

@@ -59,7 +59,7 @@ class Standing:
         self.opened_at = self.works_since = 0.0
         self.round_trip: float | None = None
         self._failures = 0
-        self._vain = 0  # attempts in a row that brought nothing, or nothing for long
+        self._vain = 0  # attempts in a row that brought nothing
         self._not_before = 0.0
 
     def opened(self, now: float) -> None:
@@ -77,8 +77,8 @@ class Standing:
         """It could not be opened, was lost, or is silent when it should not be."""
         if self.works and now - self.works_since >= FORGIVE_TIME:
             self._failures = 0
-        if self.works and now - self.works_since >= STEADY_TIME:
-            self._vain = 0
+        if self.works:
+            self._vain = 0 if now - self.works_since >= STEADY_TIME else 1
         else:
             self._vain = min(self._vain + 1, 16)
         self._not_before = now + min(FIRST_PENALTY * 2**self._failures, MAX_PENALTY)
@@ -88,7 +88,7 @@ class Standing:
 
     @property
     def wait(self) -> float:
-        """Seconds before it is opened again; one that has worked for a while is opened at once."""
+        """Seconds before it is opened again: none if it has worked for a while, few if it has worked at all."""
         return min(FIRST_WAIT * 2 ** (self._vain - 1), MAX_WAIT) if self._vain else 0.0
 
     def preferable(self, now: float) -> bool:

@@ -45,7 +45,7 @@ class ConnectHandshake:
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the answer; there is never anything to send.
 
-        :raises CredentialsRefusedError: for 407.
+        :raises CredentialsRefusedError: for 407 and 401.
         :raises RemoteProtocolError: for any other answer than 2xx, and for what is none.
         """
         if self.reply is not None:
@@ -65,8 +65,8 @@ class ConnectHandshake:
         if len(words) < 2 or len(words[1]) != 3 or not (words[1].isascii() and words[1].isdigit()):
             raise RemoteProtocolError("the proxy's answer has no status")
         status = int(words[1])
-        if status == 407:
-            raise CredentialsRefusedError("the proxy wants a user name and a password, or other ones (407)")
+        if status in (401, 407):  # the first is wrong, and what some proxies say
+            raise CredentialsRefusedError(f"the proxy wants a user name and a password, or other ones ({status})")
         if not 200 <= status <= 299:
             text = "".join(each for each in " ".join(words[1:]) if each.isprintable())[:100]
             raise RemoteProtocolError(f"the proxy answered {text}")
