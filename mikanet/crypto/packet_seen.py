@@ -65,21 +65,31 @@ class SeenPackets:
 
     def add_all(self, packets: Iterable[bytes]) -> None:
         """Remember packets that were sent."""
-        for packet in packets:
-            self.check_and_add(packet)
+        self.passed_before(packets)
 
     def unseen(self, packets: Sequence[bytes]) -> list[bytes]:
         """Those of ``packets`` that are new, now remembered."""
-        return [packet for packet in packets if not self.check_and_add(packet)]
+        return [packet for packet, old in zip(packets, self.passed_before(packets), strict=True) if not old]
+
+    def passed_before(self, packets: Iterable[bytes]) -> list[bool]:
+        """For each packet whether it passed before; all of them are remembered from now on."""
+        check, newer, older, room = self._check, self._newer, self._older, self._generation - self._count
+        passed = []
+        for packet in packets:
+            if len(packet) < IDENTITY_LENGTH:
+                passed.append(False)
+                continue
+            found = check(newer, older, packet)
+            passed.append(found != NOWHERE)
+            if found != IN_NEWER:
+                room -= 1
+                if not room:
+                    older = self._older = newer
+                    newer = self._newer = bytearray(_MAP_LENGTH)
+                    room = self._generation
+        self._count = self._generation - room
+        return passed
 
     def check_and_add(self, packet: bytes) -> bool:
         """Whether this packet passed before; it is remembered from now on."""
-        if len(packet) < IDENTITY_LENGTH:
-            return False
-        found = self._check(self._newer, self._older, packet)
-        if found == IN_NEWER:
-            return True
-        self._count += 1
-        if self._count >= self._generation:
-            self._older, self._newer, self._count = self._newer, bytearray(_MAP_LENGTH), 0
-        return found == IN_OLDER
+        return self.passed_before((packet,))[0]

@@ -8,7 +8,17 @@ from typing import Any
 from twisted.internet.interfaces import IProtocol, IReactorTime
 
 from mikanet.filters.packets import deliver
-from mikanet.kcp.link import LinkSettings, PacketSealer, RandomBytes, conv_of, kcp_datagram, kcp_stack, random_u32
+from mikanet.kcp.link import (
+    FEC_TYPES,
+    LinkSettings,
+    PacketSealer,
+    RandomBytes,
+    conv_bytes,
+    conv_of,
+    kcp_datagram,
+    kcp_stack,
+    random_u32,
+)
 from mikanet.kcp.ports import PacketPath
 
 
@@ -33,6 +43,7 @@ class KcpClientSession:
         self._sealer = sealer
         self._settings = settings
         self._conv = random_u32(random_bytes)
+        self._head = conv_bytes(self._conv)
         self._bottom, self.kcp = kcp_stack(upper, self._conv, settings, clock, random_u32(random_bytes))
         self._path = PacketPath(port, peer, self._sealer, settings.packet_room, on_close)
 
@@ -46,6 +57,8 @@ class KcpClientSession:
         if self._settings.has_fec:
             bodies = [body for body in bodies if conv_of(body) in (self._conv, None)]
         else:
-            bodies = [kcp_datagram(body) for body in bodies if conv_of(body) == self._conv]
+            head = self._head
+            if [body for body in bodies if body[:4] != head or body[4:5] >= FEC_TYPES]:
+                bodies = [kcp_datagram(body) for body in bodies if conv_of(body) == self._conv]
         if bodies:
             deliver(self._bottom, bodies)

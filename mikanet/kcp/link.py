@@ -27,6 +27,9 @@ from mikanet.kcp.settings import MAX_PACKET, MODES, ArqSettings, Mode
 #: (first 4 bytes, type): enough to tell FEC from bare KCP, and conv of the latter.
 _PEEK = struct.Struct("<IH")
 _CONV = struct.Struct("<I")
+#: A packet that begins with :func:`conv_bytes` and then a byte below this is bare KCP of that conversation, whatever
+#: :func:`conv_of` may find out about others: the quick look at what nearly all packets are.
+FEC_TYPES = bytes((DATA & 0xFF,))
 
 RandomBytes = Callable[[int], bytes]
 _log = Logger()
@@ -107,6 +110,11 @@ def random_u32(random_bytes: RandomBytes) -> int:
     return int.from_bytes(random_bytes(4), "little")
 
 
+def conv_bytes(conv: int) -> bytes:
+    """What packets of a conversation begin with, without FEC."""
+    return _CONV.pack(conv)
+
+
 def conv_of(body: bytes) -> int | None:
     """The conversation that an opened packet belongs to; None for FEC parity, which does not say; -1 for neither."""
     if len(body) < 12:
@@ -158,13 +166,15 @@ class PacketSealer:
 
     def open(self, packets: list[bytes]) -> list[bytes]:
         """The bodies of the packets that are good and new."""
-        bodies = []
-        seen = self._seen
-        for packet, body in zip(packets, self._cipher.open(packets), strict=True):
-            if body is None:
-                self.refused += 1
-            elif seen is not None and seen.check_and_add(packet):
-                self.repeated += 1
-            else:
-                bodies.append(body)
+        opened = self._cipher.open(packets)
+        if None in opened:
+            packets = [packet for packet, body in zip(packets, opened, strict=True) if body is not None]
+        bodies = [body for body in opened if body is not None]
+        self.refused += len(opened) - len(bodies)
+        if self._seen is None:
+            return bodies
+        passed_before = self._seen.passed_before(packets)
+        if True in passed_before:
+            self.repeated += sum(passed_before)
+            return [body for body, old in zip(bodies, passed_before, strict=True) if not old]
         return bodies

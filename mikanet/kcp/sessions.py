@@ -17,7 +17,17 @@ from mikanet.counters import Counters
 from mikanet.filters.base import Filter
 from mikanet.filters.packets import deliver
 from mikanet.kcp.filter import KcpFilter
-from mikanet.kcp.link import LinkSettings, PacketSealer, RandomBytes, conv_of, kcp_datagram, kcp_stack, random_u32
+from mikanet.kcp.link import (
+    FEC_TYPES,
+    LinkSettings,
+    PacketSealer,
+    RandomBytes,
+    conv_bytes,
+    conv_of,
+    kcp_datagram,
+    kcp_stack,
+    random_u32,
+)
 from mikanet.kcp.ports import PacketPath
 from mikanet.kcp.segment import opens_session
 
@@ -117,14 +127,20 @@ class KcpSessions:
         """Give each packet to its session, whole runs at a time."""
         run: list[bytes] = []
         current: _Session | None = None
+        head = None
         for body in bodies:
+            if body[:4] == head and body[4:5] < FEC_TYPES:
+                run.append(body)
+                continue
             conv = conv_of(body)
             if current is None or (conv is not None and conv != current.conv):
                 self._deliver(peer, current, run)
                 run = []
                 current = self._session_for(peer, conv, body)
                 if current is None:
+                    head = None
                     continue
+                head = conv_bytes(current.conv)
             run.append(body if self._settings.has_fec else kcp_datagram(body))
         self._deliver(peer, current, run)
 
