@@ -167,11 +167,14 @@ class ClientLink(Link):
             self._follow(CLIENT_TABLE, kind, packet, now)
             return
         plain = self._open_packet(packet)
+        self._heard(now)
+        self._follow(CLIENT_TABLE, kind, plain, now)
+
+    def _heard(self, now: float) -> None:
         self._heard_at = now
         if self._expected:  # whatever comes shows that the server is there
             self._misses = 0
             self._answer_by = now + HEARTBEAT_TIME
-        self._follow(CLIENT_TABLE, kind, plain, now)
 
     def _send_junk(self) -> None:
         """Phase 2: one packet that means nothing."""

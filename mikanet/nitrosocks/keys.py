@@ -134,22 +134,25 @@ class PacketKey:
         self._prefix = _LABEL + direction.value
         self.sequence = 0
 
-    def seal(self, header: bytes, plain: bytes, proof: bytes = b"") -> bytes:
+    def seal(self, header: int, plain: bytes, proof: bytes = b"") -> bytes:
         """A body. ``proof`` is covered by the tag and not sent."""
         number = self.sequence
         self.sequence = number + 1
         nonce = (self._iv ^ number).to_bytes(NONCE, "big")
-        return self._aead.encrypt(nonce, plain, self._prefix + number.to_bytes(8, "big") + header + proof)
+        # The sequence number in 8 bytes, then the header in 3.
+        covered = self._prefix + (number << 24 | header).to_bytes(11, "big")
+        return self._aead.encrypt(nonce, plain, covered + proof if proof else covered)
 
-    def open(self, header: bytes, body: bytes | memoryview, proof: bytes = b"") -> bytes:
+    def open(self, header: int, body: bytes | memoryview, proof: bytes = b"") -> bytes:
         """The content of a body.
 
         :raises AuthenticationError: if its tag is not right; the sequence number stays as it is then.
         """
         number = self.sequence
         nonce = (self._iv ^ number).to_bytes(NONCE, "big")
+        covered = self._prefix + (number << 24 | header).to_bytes(11, "big")
         try:
-            plain = self._aead.decrypt(nonce, body, self._prefix + number.to_bytes(8, "big") + header + proof)
+            plain = self._aead.decrypt(nonce, body, covered + proof if proof else covered)
         except (InvalidTag, ValueError):  # ValueError: shorter than a tag
             raise AuthenticationError("a packet that does not verify") from None
         self.sequence = number + 1

@@ -33,11 +33,16 @@ from mikanet.nitrosocks.frames import (
 from mikanet.nitrosocks.resend import ACK_TIME, Ledger
 from mikanet.wire.socks import Rep, encode_address, reason_of_rep, rep_of_reason
 
+#: A stream that has brought so many bytes gets this larger window from then on, while a session has few streams: at a
+#: round trip of 100 ms the first window allows 2.6 MB/s. All three are our choice.
+BUSY, BUSY_WINDOW, MAX_BUSY = 1024 * 1024, 1024 * 1024, 64
+
 #: Content that is handed down at a time, in bytes, about.
 BATCH = 4 * MAX_PAYLOAD
 
 _LAST_SID = 0xFFFFFFFF
 _BYTES, _CREDIT = Command.BYTES, Command.CREDIT
+_BYTES_BYTE = bytes((_BYTES,))
 
 
 class LinkPort(Protocol):
@@ -99,7 +104,7 @@ class Mux:
         self._addresses: tuple[IAddress, IAddress] | None = None
         self._resuming = False
         self._held = False
-        self._run: list[bytes] = []  # what came in a row for the stream _run_sid
+        self._run: list[memoryview] = []  # what came in a row for the stream _run_sid
         self._run_sid = 0
         self._control: deque[bytes] = deque()
         self._ready: deque[MuxStream] = deque()
@@ -161,15 +166,18 @@ class Mux:
 
         :raises RemoteProtocolError: for one that is none, or may not come now.
         """
-        sid, command, payload = decode(frame)
-        if command is _BYTES:
+        if frame[4:5] == _BYTES_BYTE:
+            sid = int.from_bytes(frame[:4], "big")
+            if not sid:
+                raise RemoteProtocolError("BYTES for stream 0")
             self._count(frame)
             if sid != self._run_sid:
                 self.deliver()
                 self._run_sid = sid
-            self._run.append(payload)
+            self._run.append(memoryview(frame)[PREFIX:])
             return
         self.deliver()
+        sid, command, payload = decode(frame)
         if command is Command.RESUME:
             if not self._resuming:
                 raise RemoteProtocolError("RESUME in the middle of a connection")
@@ -191,10 +199,12 @@ class Mux:
         run = self._run
         if not run:
             return
-        data = run[0] if len(run) == 1 else b"".join(run)
+        data = b"".join(run)
         run.clear()
         stream = self.streams.get(self._run_sid)
         if stream is not None:
+            if stream.window < BUSY_WINDOW and stream.consumed >= BUSY and len(self.streams) <= MAX_BUSY:
+                stream.window = BUSY_WINDOW
             stream.data_received(data)
         elif self._run_sid >= self._next_sid:
             raise RemoteProtocolError("bytes for a stream that was never opened")

@@ -201,6 +201,9 @@ class ServerLink(Link):
         self._heard_at = now
         self._follow(SERVER_TABLE, kind, plain, now)
 
+    def _heard(self, now: float) -> None:
+        self._heard_at = now
+
     def _handle_stranger(self, packet: Packet, now: float) -> None:
         self._packets += 1
         if self._packets > MAX_HANDSHAKE_PACKETS:

@@ -44,7 +44,7 @@ PHASE: Final = 0x80
 VERSION: Final = 1
 
 #: Header masks that are made at a time.
-_BATCH: Final = 64
+_BATCH: Final = 32
 
 
 class Type(enum.IntEnum):
@@ -89,49 +89,46 @@ class HeaderMask:
     :param key: 32 bytes, for one salt only.
     """
 
-    __slots__ = ("_at", "_masks", "_stream")
+    __slots__ = ("_masks", "_stream")
 
     def __init__(self, key: bytes) -> None:
         self._stream = Cipher(AES(key), CTR(bytes(16))).encryptor()
-        self._masks = b""
-        self._at = 0
+        self._masks: list[int] = []  # the next one last
 
     def next(self) -> int:
         """The mask of the next packet."""
-        if self._at == len(self._masks):
-            self._masks = self._stream.update(bytes(HEADER * _BATCH))
-            self._at = 0
-        at = self._at
-        self._at = at + HEADER
-        return int.from_bytes(self._masks[at : at + HEADER], "big")
+        if not self._masks:
+            stream = self._stream.update(bytes(HEADER * _BATCH))
+            self._masks = [int.from_bytes(stream[at - HEADER : at], "big") for at in range(HEADER * _BATCH, 0, -HEADER)]
+        return self._masks.pop()
 
 
-def header(packet_type: int, length: int) -> bytes:
-    """A header in clear.
+def header(packet_type: int, length: int) -> int:
+    """A header in clear, as a number.
 
     :raises LocalProtocolError: if no packet is that long.
     """
     if not 0 < length <= MAX_BODY:
         raise LocalProtocolError(f"a body of {length} bytes; 1 to {MAX_BODY} are possible")
-    return (length << 8 | packet_type).to_bytes(HEADER, "big")
+    return length << 8 | packet_type
 
 
-def mask_header(clear: bytes, mask: HeaderMask) -> bytes:
+def mask_header(number: int, mask: HeaderMask) -> bytes:
     """A header as it travels."""
-    return (int.from_bytes(clear, "big") ^ mask.next()).to_bytes(HEADER, "big")
+    return (number ^ mask.next()).to_bytes(HEADER, "big")
 
 
 class Packet:
     """One packet as it came.
 
-    :ivar header: in clear, as the tag covers it. :ivar body: still sealed. :ivar type: with its phase bit taken off.
+    :ivar header: in clear, as a number. :ivar body: still sealed. :ivar type: with its phase bit taken off.
     :ivar phase: 0 or ``PHASE``.
     """
 
     __slots__ = ("body", "header", "phase", "type")
 
     def __init__(self, number: int, body: memoryview | bytes) -> None:
-        self.header = number.to_bytes(HEADER, "big")
+        self.header = number
         self.type = number & 0x7F
         self.phase = number & PHASE
         self.body = body
@@ -174,16 +171,16 @@ class PacketReader:
             return None
         number = self._number
         if number is None:
-            if not self._gather(HEADER):
+            if len(self._data) - self._at < HEADER and not self._gather(HEADER):
                 return None
             at = self._at
             self._at = at + HEADER
             number = int.from_bytes(self._data[at : at + HEADER], "big") ^ self.mask.next()
             if not 0 < number >> 8 <= self.limit:
                 raise RemoteProtocolError("a packet of an impossible length")
-            self._number = number
         length = number >> 8
-        if not self._gather(length):
+        if len(self._data) - self._at < length and not self._gather(length):
+            self._number = number
             return None
         self._number = None
         at = self._at
