@@ -14,10 +14,13 @@ from twisted.trial.unittest import TestCase
 from mikanet.counters import Counters
 from mikanet.errors import ConfigError
 from mikanet.rawpackets import device
+from mikanet.rawpackets.bpf import of_port
+from mikanet.rawpackets.device import PacketSocket
+from mikanet.rawpackets.frames import parse_frame
 from mikanet.rawpackets.port import RawTcpPort
 from mikanet.rawpackets.settings import FamilyPath, RawPeer, RawSettings
 from mikanet.wire.ethernet import parse_mac
-from mikanet.wire.tcp import PSH, SYN, parse_flags
+from mikanet.wire.tcp import PSH, RST, SYN, parse_flags
 from tests.lab.veth import VethNamespace, VethPair
 from tests.support.peers import missing
 
@@ -221,6 +224,25 @@ class RawPortTests(TestCase):
                 if server.packets:
                     break
         self.assertIn(b"again", server.packets)
+
+    @run
+    async def test_kernels_keep_silent(self) -> None:
+        """Neither machine's kernel sends anything of its own, without any firewall rule: the ports are held."""
+        with self.pair.first.entered():
+            wire = PacketSocket(self.pair.first.interface, of_port(6, PORT), 1 << 20, outgoing=True)
+        self.addCleanup(wire.close)
+        server = self.end(self.pair.second, self.pair.first)
+        client = self.end(self.pair.first, self.pair.second, port=0)
+        for number, address in enumerate((self.pair.second.address, self.pair.second.address6), 1):
+            client.port.send_packets((address, PORT), [b"up"] * 20)
+            await server.get(20 * number)
+            for source in list(server.got):
+                server.port.send_packets(source, [b"down"] * 20)
+        await client.get(60)
+        await pause(0.1)
+        segments = [parse_frame(frame)[1] for frame in wire.receive()]
+        self.assertEqual(len(segments), 100)
+        self.assertEqual([segment for segment in segments if segment.flags & RST], [])
 
     @run
     async def test_port_in_use(self) -> None:
