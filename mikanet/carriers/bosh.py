@@ -20,4 +20,4 @@ WAIT = 25
 
 def client(url: CarrierUrl, context: CarrierContext) -> IClientCarrier:
     """``bosh://host:port/path``, ``boshs://host:port/path?ca-file=FILE``."""
-    return AskingClientCarrier(WebPlace.of(url), context, HOLD, WAIT, os.urandom)
+    return AskingClientCarrier(WebPlace.of(url, context), context, HOLD, WAIT, os.urandom)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,7 @@ from zope.interface import implementer
 from mikanet.carriers.base import OPEN_TIMEOUT
 from mikanet.carriers.http_asking import AskingCarrier, HttpStatusError
 from mikanet.carriers.http_exchange import MAX_BODY, Open, Opened
+from mikanet.carriers.http_knock import Knock
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
 from mikanet.errors import ConfigError, DestinationError, Reason, RemoteProtocolError, reason_of
 from mikanet.interfaces import ICarrier, IClientCarrier
@@ -51,7 +54,8 @@ _SECURE = frozenset({"wss", "boshs", "https"})
 class WebPlace:
     """Where a client finds the server's site.
 
-    :ivar trust: what its certificate is checked against; None for the system's own roots.
+    :ivar trust: what its certificate is checked against; None for the system's own roots. :ivar knock: makes a cookie for a
+        request that opens a carrier; None if the server asks for none.
     """
 
     name: str
@@ -60,15 +64,16 @@ class WebPlace:
     port: int
     path: str
     trust: Any = None
+    knock: Knock | None = None
 
     @classmethod
-    def of(cls, url: CarrierUrl) -> WebPlace:
+    def of(cls, url: CarrierUrl, context: CarrierContext) -> WebPlace:
         """The place that a carrier URL names.
 
         :raises ConfigError: if the URL cannot be one.
         """
         secure = url.scheme in _SECURE
-        url.reject_unknown(*(("ca-file",) if secure else ()))
+        url.reject_unknown(*(("ca-file", "key-file") if secure else ("key-file",)))
         name = url.text.partition("?")[0]
         if not url.host or url.user is not None or url.text.partition("#")[2]:
             raise ConfigError(f"carrier {url.text!r}: write it as {url.scheme}://host:port/path")
@@ -76,13 +81,23 @@ class WebPlace:
             raise ConfigError(f"carrier {url.text!r}: a URL has no such characters, but %xx in their place")
         ca_file = url.options.get("ca-file")
         trust = None if ca_file is None else _read_roots(ca_file)
-        return cls(name, secure, url.host, url.port or (443 if secure else 80), url.path or "/", trust)
+        return cls(
+            name, secure, url.host, url.port or (443 if secure else 80), url.path or "/", trust, _knock(url, context)
+        )
 
     @property
     def netloc(self) -> str:
         """Host and port as the Host field has them: without the port if it is the usual one."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
+
+
+def _knock(url: CarrierUrl, context: CarrierContext) -> Knock | None:
+    file = url.options.get("key-file")
+    if file is None:
+        return None
+    assert context.read_secret is not None
+    return Knock(context.read_secret(file), time.time, os.urandom)
 
 
 def _read_roots(path: str) -> Any:
@@ -124,16 +139,21 @@ class Poster:
         self._url = _FixedURL.from_text(f"http{'s' if place.secure else ''}://{place.netloc}{place.path}")
         self._headers = Headers({b"Content-Type": [b"application/octet-stream"], b"Accept": [b"*/*"]})
 
-    def post(self, body: bytes) -> Deferred[bytes]:
+    def post(self, body: bytes, knock: Knock | None = None) -> Deferred[bytes]:
         """The body of the answer to ``body``.
 
+        :param knock: makes a cookie for this request.
         :return: fails with HttpStatusError if the status is not 200, RemoteProtocolError if there is far too much.
         """
-        return Deferred.fromCoroutine(self._post(body))
+        headers = self._headers
+        if knock is not None:
+            headers = headers.copy()
+            headers.setRawHeaders(b"Cookie", [knock()])
+        return Deferred.fromCoroutine(self._post(body, headers))
 
-    async def _post(self, body: bytes) -> bytes:
+    async def _post(self, body: bytes, headers: Headers) -> bytes:
         response = await self._client.request(
-            "POST", self._url, data=body, headers=self._headers, unbuffered=True, allow_redirects=False
+            "POST", self._url, data=body, headers=headers, unbuffered=True, allow_redirects=False
         )
         pieces: list[bytes] = []
         size = 0
@@ -181,8 +201,8 @@ class AskingClientCarrier:
         poster = Poster(self._reactor, self._place, max(1, self._hold) + 1)
         rid = 1 + int.from_bytes(self._random_bytes(_RID_BYTES), "little")
         try:
-            body = await poster.post(Open(self._hold, self._wait, rid).encode(padding(self._random_bytes)))
-            opened = Opened.decode(body)
+            body = Open(self._hold, self._wait, rid).encode(padding(self._random_bytes))
+            opened = Opened.decode(await poster.post(body, self._place.knock))
         except BaseException:
             poster.close()
             raise
@@ -222,4 +242,3 @@ def _explain(failure: Failure, name: str) -> Failure:
     known = late or isinstance(problem, ConnectError | DNSLookupError)
     text = reason.value if known else " ".join(str(problem).split()) or type(problem).__name__
     return Failure(DestinationError(reason, f"{name}: {text}"))
-

@@ -15,4 +15,4 @@ from mikanet.interfaces import IClientCarrier
 
 def client(url: CarrierUrl, context: CarrierContext) -> IClientCarrier:
     """``http://host:port/path``, ``https://host:port/path?ca-file=FILE``."""
-    return AskingClientCarrier(WebPlace.of(url), context, 0, 0, os.urandom)
+    return AskingClientCarrier(WebPlace.of(url, context), context, 0, 0, os.urandom)

@@ -7,37 +7,34 @@ tunnel's own path to whoever does not speak with it as a client does.
 from __future__ import annotations
 
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from OpenSSL import SSL, crypto
 from twisted.internet import ssl
 from twisted.internet.defer import Deferred, execute, maybeDeferred, succeed
-from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol
-from twisted.logger import Logger
+from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.protocols.tls import TLSMemoryBIOFactory
-from twisted.python.failure import Failure
 from twisted.web import http
-from twisted.web.server import Request, Site
+from twisted.web.server import Site
 from zope.interface import implementer
 
 from mikanet.carriers import http_ordinary
 from mikanet.carriers.http_client import padding
 from mikanet.carriers.http_exchange import (
-    MAX_BODY,
     MAX_HOLD,
-    MAX_STRANGER_BODY,
     MAX_WAIT,
     SID_SIZE,
     Open,
     Opened,
     decode_request,
-    sid_of,
 )
 from mikanet.carriers.http_held import HeldCarrier
+from mikanet.carriers.http_knock import Door
+from mikanet.carriers.http_requests import SiteChannel, SiteRequest
 from mikanet.carriers.http_upgrade import ServerWebSocket, handshake
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
 from mikanet.errors import ConfigError, RemoteProtocolError
@@ -45,152 +42,15 @@ from mikanet.guard.admission import Admission
 from mikanet.guard.refusal import Refusals
 from mikanet.interfaces import ICarrier, IServerCarrier
 
-#: A body that goes on beyond so many times the limit is cut off rather than read to its end.
-_PATIENCE = 4
-
-#: Idle connections are closed after so many seconds, and after so many more without ceremony.
-_IDLE, _FORCE = 75, 15
-
-_log = Logger()
-
-
-class SiteChannel(http.HTTPChannel):
-    """One connection to the site; its bytes go to a WebSocket once it has become one."""
-
-    upgraded: IProtocol | None = None
-    verified = False
-    counted = True
-    site: TunnelSite
-    group: str
-
-    def upgrade(self, protocol: IProtocol) -> None:
-        """From here on the connection is ``protocol``'s."""
-        transport = cast(Any, self.transport)
-        self.setTimeout(None)  # type: ignore[no-untyped-call]  # untyped in Twisted
-        transport.unregisterProducer()
-        self.upgraded = protocol
-        protocol.makeConnection(transport)
-
-    def dataReceived(self, data: bytes) -> None:
-        """Bytes of requests, or of frames."""
-        if self.upgraded is not None:
-            self.upgraded.dataReceived(data)
-        else:
-            super().dataReceived(data)  # type: ignore[no-untyped-call]  # untyped in Twisted
-
-    def rawDataReceived(self, data: bytes) -> None:
-        """Bytes behind a request; a client need not wait for the answer to its handshake."""
-        if self.upgraded is None:
-            super().rawDataReceived(data)
-        elif data:
-            self.upgraded.dataReceived(data)
-
-    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
-        """The head of an answer."""
-        fields = http_ordinary.order(headers.getAllRawHeaders(), bool(self.persistent))
-        super().writeHeaders(version, code, reason, fields)  # type: ignore[no-untyped-call]  # untyped in Twisted
-
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # untyped in Twisted
-        """The connection is gone."""
-        super().connectionLost(reason)  # type: ignore[no-untyped-call]  # untyped in Twisted
-        self.site.left(self)
-        if self.upgraded is not None:
-            self.upgraded.connectionLost(reason)
-
-    def timeoutConnection(self) -> None:
-        """Nothing was asked for long: close, and say nothing about it."""
-        self.loseConnection()  # type: ignore[no-untyped-call]  # untyped in Twisted
-        transport = cast(Any, self.transport)
-        self.callLater(_FORCE, transport.abortConnection)  # type: ignore[no-untyped-call]  # untyped in Twisted
-
-
-class SiteRequest(Request):
-    """A request whose body stays in memory, within the limits that its sender may have."""
-
-    held: HeldCarrier | None = None
-    too_long = False
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, parsePOSTFormSubmission=False)  # type: ignore[no-untyped-call]  # untyped in Twisted
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._most = MAX_STRANGER_BODY
-
-    @property
-    def body(self) -> bytes | None:
-        """The whole body; None if it was longer than its sender may send."""
-        return b"".join(self._pieces) if self._size <= self._most else None
-
-    def gotLength(self, length: int | None) -> None:
-        """The length that the client announces; None if it does not."""
-        self.too_long = length is not None and length > MAX_BODY
-        self.content = BytesIO()
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """Part of the body."""
-        self._size += len(data)
-        if self._size > self._most and self._most < MAX_BODY:
-            start = b"".join(self._pieces)[: 1 + SID_SIZE] or data
-            if cast(SiteChannel, self.channel).site.knows(sid_of(start)):
-                self._most = MAX_BODY
-        if self._size <= self._most:
-            self._pieces.append(data)
-            return
-        self._pieces.clear()
-        self.too_long = self.too_long or self._size > MAX_BODY
-        if self._size > _PATIENCE * MAX_BODY:
-            self.loseConnection()  # type: ignore[no-untyped-call]  # untyped in Twisted
-
-    def process(self) -> None:
-        """Answer."""
-        self.site = cast(SiteChannel, self.channel).site
-        try:
-            self.site.serve(self)
-        except Exception:  # noqa: BLE001  # one request must not end the others
-            _log.failure("a request failed")
-            if not self.startedWriting:
-                http_ordinary.page(self, http.INTERNAL_SERVER_ERROR)
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The client has gone."""
-        super().connectionLost(reason)  # type: ignore[no-untyped-call]  # untyped in Twisted
-        held, self.held = self.held, None
-        if held is not None:
-            held.gone(self)
-
-    # -- what a carrier does with it
-
-    def answer(self, body: bytes) -> None:
-        """The answer of a carrier."""
-        self.held = None
-        if self._disconnected or self.finished:
-            return
-        http_ordinary.begin(self)
-        headers = self.responseHeaders
-        headers.setRawHeaders(b"Content-Type", [b"application/octet-stream"])
-        headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
-        headers.setRawHeaders(b"Cache-Control", [b"no-store"])
-        headers.setRawHeaders(b"X-Accel-Buffering", [b"no"])
-        self.write(body)  # type: ignore[no-untyped-call]  # untyped in Twisted
-        self.finish()  # type: ignore[no-untyped-call]  # untyped in Twisted
-
-    def refuse(self) -> None:
-        """The answer that any path gives."""
-        self.held = None
-        if not self._disconnected and not self.finished:
-            cast(TunnelSite, self.site).ordinary.respond(self)
-
-    def drop(self) -> None:
-        """Nobody waits for the answer."""
-        self.held = None
-        if not self._disconnected and not self.finished:
-            self.loseConnection()  # type: ignore[no-untyped-call]  # untyped in Twisted
+#: Idle connections are closed after so many seconds.
+_IDLE = 75
 
 
 class TunnelSite(Site):
     """The site.
 
-    :param path: where the tunnel is. :param proxied: whether all connections come from a reverse proxy.
+    :param path: where the tunnel is. :param proxied: whether all connections come from a reverse proxy. :param door: says
+        who may open a carrier; None: everybody.
     :ivar carriers: the polling carriers that are there, by ``sid``, oldest first.
     """
 
@@ -205,6 +65,7 @@ class TunnelSite(Site):
         context: CarrierContext,
         accept: Callable[[ICarrier], None],
         proxied: bool = False,
+        door: Door | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         super().__init__(None, reactor=context.reactor, timeout=_IDLE)  # type: ignore[no-untyped-call]  # untyped in Twisted
@@ -215,6 +76,7 @@ class TunnelSite(Site):
         self._context = context
         self._accept = accept
         self._proxied = proxied
+        self._door = door
         self._random_bytes = random_bytes
         self._admission = Admission(context.limits)
         self._refusals = Refusals(context.reactor, context.refusal_time)
@@ -278,8 +140,7 @@ class TunnelSite(Site):
             except RemoteProtocolError:
                 return False
             if isinstance(asked, Open):
-                self._open(request, asked)
-                return True
+                return self._knocked(request) and self._open(request, asked)
             carrier = self.carriers.get(asked.sid)
             if carrier is None:
                 return False
@@ -289,9 +150,14 @@ class TunnelSite(Site):
             carrier.request(request, asked, request.body)
             return True
         answer = handshake(request)
-        if answer is not None:
-            self._upgrade(request.channel, self._host_of(request), answer)
-        return answer is not None
+        if answer is None or not self._knocked(request):
+            return False
+        self._upgrade(request.channel, self._host_of(request), answer)
+        return True
+
+    def _knocked(self, request: Any) -> bool:
+        cookies = b";".join(request.requestHeaders.getRawHeaders(b"Cookie", []))
+        return self._door is None or self._door.opens(cookies)
 
     def _host_of(self, request: Any) -> str:
         """The client's address; a reverse proxy names it last."""
@@ -300,7 +166,7 @@ class TunnelSite(Site):
             return str(named.strip().decode("latin-1"))
         return getattr(request.getClientAddress(), "host", "")
 
-    def _open(self, request: Any, asked: Open) -> None:
+    def _open(self, request: Any, asked: Open) -> bool:
         sid = self._random_bytes(SID_SIZE)
         hold, wait = min(asked.hold, MAX_HOLD), min(asked.wait, MAX_WAIT)
 
@@ -326,6 +192,7 @@ class TunnelSite(Site):
         self._count("http")
         self._accept(carrier)
         request.answer(Opened(hold, wait, sid).encode(padding(self._random_bytes)))
+        return True
 
     def _upgrade(self, channel: Any, host: str, answer: bytes) -> None:
         carrier = ServerWebSocket(self._context.reactor, self.name, host, self._refusals, lambda: self._verify(channel))
@@ -345,11 +212,14 @@ class SiteServerCarrier:
     :param tls: makes TLS contexts; None for http.
     """
 
-    def __init__(self, url: CarrierUrl, context: CarrierContext, proxied: bool, tls: Any = None) -> None:
+    def __init__(
+        self, url: CarrierUrl, context: CarrierContext, proxied: bool, door: Door | None = None, tls: Any = None
+    ) -> None:
         self.name = url.text.partition("?")[0]
         self._url = url
         self._context = context
         self._proxied = proxied
+        self._door = door
         self._tls = tls
         self._port: IListeningPort | None = None
 
@@ -358,7 +228,7 @@ class SiteServerCarrier:
         return execute(self._listen, accept)
 
     def _listen(self, accept: Callable[[ICarrier], None]) -> None:
-        site: Any = TunnelSite(self.name, self._url.path or "/", self._context, accept, self._proxied)
+        site: Any = TunnelSite(self.name, self._url.path or "/", self._context, accept, self._proxied, self._door)
         reactor = self._context.reactor
         if self._tls is not None:
             site = TLSMemoryBIOFactory(self._tls, False, site, clock=reactor)
@@ -377,10 +247,11 @@ class SiteServerCarrier:
 def server(url: CarrierUrl, context: CarrierContext) -> IServerCarrier:
     """``http://address:port/path?proxied=yes``, ``https://address:port/path?certificate=PEM&key=PEM``.
 
-    ``proxied`` says that all connections come from a reverse proxy, which names clients in ``X-Forwarded-For``.
+    ``proxied`` says that all connections come from a reverse proxy, which names clients in ``X-Forwarded-For``; ``key-file``
+    names the secret with which clients knock.
     """
     secure = url.scheme == "https"
-    url.reject_unknown("proxied", *(("certificate", "key") if secure else ()))
+    url.reject_unknown("proxied", "key-file", *(("certificate", "key") if secure else ()))
     if not url.host or url.user is not None or not url.path.isascii():
         raise ConfigError(f"carrier {url.text!r}: write it as {url.scheme}://0.0.0.0:8080/path")
     proxied = url.options.get("proxied", "no")
@@ -388,7 +259,11 @@ def server(url: CarrierUrl, context: CarrierContext) -> IServerCarrier:
         raise ConfigError(f"carrier {url.text!r}: proxied is yes or no")
     if context.decoy is not None and not Path(context.decoy).is_dir():
         raise ConfigError(f"the decoy {context.decoy!r} is not a folder")
-    return SiteServerCarrier(url, context, proxied == "yes", _tls(url) if secure else None)
+    door = None
+    if "key-file" in url.options:
+        assert context.read_secret is not None
+        door = Door(context.read_secret(url.options["key-file"]), time.time)
+    return SiteServerCarrier(url, context, proxied == "yes", door, _tls(url) if secure else None)
 
 
 def _tls(url: CarrierUrl) -> Any:

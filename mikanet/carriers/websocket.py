@@ -208,17 +208,16 @@ class _Handshake(Protocol):
 
     def connectionMade(self) -> None:
         """Ask."""
-        request = h11.Request(
-            method=b"GET",
-            target=self._place.path.encode(),
-            headers=[
-                (b"Host", self._place.netloc.encode()),
-                (b"Upgrade", b"websocket"),
-                (b"Connection", b"Upgrade"),
-                (b"Sec-WebSocket-Key", self._key),
-                (b"Sec-WebSocket-Version", b"13"),
-            ],
-        )
+        headers = [
+            (b"Host", self._place.netloc.encode()),
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-WebSocket-Key", self._key),
+            (b"Sec-WebSocket-Version", b"13"),
+        ]
+        if self._place.knock is not None:
+            headers.append((b"Cookie", self._place.knock()))
+        request = h11.Request(method=b"GET", target=self._place.path.encode(), headers=headers)
         cast(ITCPTransport, self.transport).write(self._http.send(request) or b"")
 
     def dataReceived(self, data: bytes) -> None:
@@ -306,4 +305,4 @@ class WebSocketClientCarrier:
 
 def client(url: CarrierUrl, context: CarrierContext) -> IClientCarrier:
     """``ws://host:port/path``, ``wss://host:port/path?ca-file=FILE``."""
-    return WebSocketClientCarrier(WebPlace.of(url), context, os.urandom)
+    return WebSocketClientCarrier(WebPlace.of(url, context), context, os.urandom)

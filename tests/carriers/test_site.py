@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import random
 import re
 from pathlib import Path
@@ -21,6 +23,8 @@ from mikanet.carriers.http_exchange import (
     Open,
     Opened,
 )
+from mikanet.carriers.http_knock import NAME, Door, Knock
+from mikanet.carriers.http_requests import SiteRequest
 from mikanet.carriers.site import TunnelSite
 from mikanet.carriers.urls import CarrierUrl, server_carrier
 from mikanet.errors import ConfigError
@@ -53,12 +57,21 @@ def _chunked(body: bytes, size: int) -> bytes:
 class Web:
     """A site without sockets."""
 
-    def __init__(self, decoy: str | None = None, proxied: bool = False, prove: bool = True, **limits: int) -> None:
+    def __init__(
+        self,
+        decoy: str | None = None,
+        proxied: bool = False,
+        prove: bool = True,
+        door: Door | None = None,
+        **limits: int,
+    ) -> None:
         self.reactor = MemoryReactorClock()
         self.context = context(self.reactor, decoy, **limits)
         self.users: list[Remembering] = []
         self._prove = prove
-        self.site = TunnelSite("http://h/t", "/t", self.context, self._accept, proxied, random.Random(1).randbytes)
+        self.site = TunnelSite(
+            "http://h/t", "/t", self.context, self._accept, proxied, door, random.Random(1).randbytes
+        )
 
     def _accept(self, carrier: ICarrier) -> None:
         self.users.append(Remembering(carrier, prove=self._prove))
@@ -469,6 +482,68 @@ class UpgradeTests(SynchronousTestCase):
         self.assertEqual(web.reactor.getDelayedCalls(), [])
 
 
+class KnockTests(SynchronousTestCase):
+    """A door that opens to who has the key."""
+
+    def setUp(self) -> None:
+        """A key, a clock, and both sides."""
+        self.now = 1_700_000_000.9
+        rng = random.Random(9)
+        self.knock = Knock(b"secret", lambda: self.now, rng.randbytes)
+        self.door = Door(b"secret", lambda: self.now)
+
+    def test_golden(self) -> None:
+        """The cookie is as the protocol page has it."""
+        knock = Knock(b"secret", lambda: self.now, lambda size: bytes(size))()
+        name, _, value = knock.partition(b"=")
+        raw = base64.urlsafe_b64decode(value)
+        self.assertEqual(name, b"session")
+        self.assertEqual(raw[:24], bytes(16) + (1_700_000_000).to_bytes(8, "little"))
+        key = hmac.new(b"secret", b"mikanet web knock", "sha256").digest()
+        self.assertEqual(raw[24:], hmac.new(key, raw[:24], "sha256").digest()[:18])
+
+    def test_opens_once(self) -> None:
+        """A knock opens once, among other cookies too."""
+        knock = self.knock()
+        self.assertTrue(self.door.opens(b"a=b; " + knock + b";c"))
+        self.assertFalse(self.door.opens(knock))
+        self.assertTrue(self.door.opens(self.knock()))
+
+    def test_clocks(self) -> None:
+        """Clocks may differ by half a minute; what was seen then is remembered as long as it would open."""
+        for ahead, opens in ((-31, False), (-30, True), (30, True), (31, False)):
+            knock = Knock(b"secret", lambda ahead=ahead: self.now + ahead, random.Random(ahead).randbytes)()  # type: ignore[misc]
+            self.assertEqual(self.door.opens(knock), opens, ahead)
+            if ahead == 30:
+                self.now += 60
+                self.assertFalse(self.door.opens(knock))
+                self.now -= 60
+
+    def test_anything_else(self) -> None:
+        """10,000 mutations of a knock, and one with another key, open nothing."""
+        knock = self.knock()
+        for data in mutations([knock], 10_000, 6):
+            if knock not in map(bytes.strip, data.split(b";")):
+                self.assertFalse(self.door.opens(data), data)
+        self.assertFalse(self.door.opens(Knock(b"other", lambda: self.now, random.Random(1).randbytes)()))
+        self.assertFalse(self.door.opens(b""))
+        self.assertTrue(self.door.opens(knock))
+
+    def test_site(self) -> None:
+        """Without a knock nothing opens, and all is as at any other path; what is open needs no more of them."""
+        web = Web(door=self.door)
+        opening = Open(2, 25, 9).encode()
+        self.assertEqual(web.ask(_post(opening)), web.ask(_post(opening, b"/other")))
+        self.assertEqual(web.ask(_UPGRADE), web.ask(_UPGRADE.replace(b"/t", b"/other")))
+        field = b"Cookie: %s\r\n"
+        sid = web.open(more=field % self.knock())
+        web.ask(_post(Exchange(sid, 9, 8).encode(frame([b"up"]))))
+        self.assertEqual(web.users[0].got, [b"up"])
+        answer = web.ask(_UPGRADE.replace(b"\r\n\r\n", b"\r\n" + field % self.knock() + b"\r\n"))
+        self.assertEqual(_status(answer), 101)
+        self.assertTrue(NAME)
+
+
 class ListenTests(SynchronousTestCase):
     """The server's carrier."""
 
@@ -482,6 +557,7 @@ class ListenTests(SynchronousTestCase):
         port, factory, _, interface = reactor.tcpServers[0]
         self.assertEqual((port, interface), (8080, "127.0.0.1"))
         self.assertIsInstance(factory, TunnelSite)
+        self.assertIs(factory.requestFactory, SiteRequest)
         self.successResultOf(made.stop())
         self.successResultOf(made.stop())
 

@@ -38,8 +38,9 @@ class _Client:
 
     def __init__(self, url: str = "ws://127.0.0.1:8080/path?query=no".partition("?")[0]) -> None:
         self.reactor = MemoryReactorClock()
-        place = WebPlace.of(CarrierUrl.parse(url))
-        carrier = WebSocketClientCarrier(place, context(self.reactor), random.Random(1).randbytes)
+        made = context(self.reactor)
+        place = WebPlace.of(CarrierUrl.parse(url), made)
+        carrier = WebSocketClientCarrier(place, made, random.Random(1).randbytes)
         self.opening: Deferred[ICarrier] = carrier.open()
 
     def connect(self) -> WebTransport:

@@ -252,6 +252,19 @@ class CarrierTests(PickaxeWebTestCase):
         )
         return files
 
+    def test_knock(self) -> None:
+        """With a key at the server all carriers need it; without it there is a 404."""
+        port = free_port()
+        key = self.folder / "web.key"
+        key.touch(mode=0o600)
+        key.write_text(new_secret())
+        self.server(f"http://127.0.0.1:{port}{PATH}?key-file={key}")
+        for scheme in ("ws", "bosh", "http"):
+            self.up_and_down(f"{scheme}://127.0.0.1:{port}{PATH}?key-file={key}")
+            self.client(f"{scheme}://127.0.0.1:{port}{PATH}")
+            wait_for(lambda: "answered 404" in self.client_process.output, what=scheme)
+            self.client_process.stop(3.0)
+
     def test_wrong_path(self) -> None:
         """A wrong path is told as that."""
         port = free_port()
