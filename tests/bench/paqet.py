@@ -339,7 +339,7 @@ def quiet(world: World, chosen: argparse.Namespace) -> None:
         while time.monotonic() < end:
             world.transfer(1_000_000, 5_000_000)
             carried += 6
-            time.sleep(0.2)
+            time.sleep(1.0)
         seen = counters(server).get("rawpackets.dropped.rst", 0)
     resets = [sum(" Flags [R" in line for line in watcher.output.splitlines()) for watcher in watchers]
     left = [_rules(space) for space in (world.client, world.server)]
