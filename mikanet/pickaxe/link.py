@@ -69,12 +69,12 @@ class Link:
             found = self.paths[carrier] = path or Path(carrier.reliable)
             self._carriers[found] = carrier
             carrier.user = self
-            if not carrier.reliable:
+            if not carrier.reliable or carrier.max_packet_size < CHUNK:
                 self.be_small()
         return found
 
     def be_small(self) -> None:
-        """An unreliable carrier is at hand."""
+        """A carrier that is unreliable, or made for small packets, is at hand."""
         self._chunk = SMALL_CHUNK
         self.session.be_small()
 
@@ -210,9 +210,7 @@ class Link:
         room = self.session.room
         if room <= 0:
             return False
-        chunk = self._chunk
-        if not carrier.reliable:
-            chunk = min(chunk, max(64, carrier.max_packet_size - wire.DATA_OVERHEAD))
+        chunk = min(self._chunk, max(64, carrier.max_packet_size - wire.DATA_OVERHEAD))
         mux.fill(min(room, _BATCH), min(chunk, wire.MAX_DATA))
         return bool(mux.ready)
 
