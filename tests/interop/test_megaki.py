@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pwd
@@ -19,6 +20,7 @@ from twisted.internet import defer
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
@@ -27,6 +29,8 @@ from mikanet.megaki.arcangelo import Kind, WorkerCommand
 from mikanet.megaki.sazukari import KeyStock, Sazukari, Session, SessionLostError
 from mikanet.megaki.yami import ClientYami
 from mikanet.service.secret_files import write_private_file
+from tests.lab import progress
+from tests.lab.quest import quest
 from tests.megaki.golden import CLIENT_KEY, SERVER_KEY
 from tests.support.peers import require_program, require_root
 from tests.support.processes import ROOT, TwistdProcess, free_port
@@ -498,6 +502,14 @@ class FloodTests(MegakiTestCase):
         await self.wait(2)  # no more SYNs wait for a thread
         answers = await self.gather(*(self.one(f"127.90.{number}.1") for number in range(30)))
         self.assertEqual(answers, [b"You said 'x'"] * 30)
+
+    async def test_quest(self) -> None:
+        """A round of 2,500 half handshakes that are all served, and one of as many at once: no client and no answer lost."""
+        self.patch(progress, "enabled", False)
+        result = await deferToThread(lambda: asyncio.run(quest(24.0, 8.0)))
+        self.assertEqual(result.faults, [])
+        self.assertGreaterEqual(result.figures["rounds"], 2)
+        self.assertGreater(result.figures["half open"], 2500)
 
     async def one(self, source: str) -> bytes:
         """One request of a new client."""
