@@ -397,9 +397,10 @@ class NitroTunnel:
         session = ClientSession(self, server, protocol.keys)
         self.sessions.append(session)
         session.carry(protocol, resumed=False)
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.callback(session)
+        while self._waiting and not session.mux.full:
+            self._waiting.pop(0).callback(session)
+        if self._waiting and self._login is None and not self._stopped:
+            self._log_in()
 
     def _login_failed(self, failure: Failure) -> None:
         self._login = None

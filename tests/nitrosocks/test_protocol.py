@@ -1,0 +1,312 @@
+"""Tests of mikanet.nitrosocks.protocol: the server with everything below it but sockets and TLS."""
+
+from __future__ import annotations
+
+from twisted.internet import error
+from twisted.trial.unittest import SynchronousTestCase
+
+from mikanet.errors import DestinationError, Reason
+from mikanet.guard.admission import AdmissionLimits
+from mikanet.nitrosocks.link import Token
+from mikanet.nitrosocks.protocol import OpenStreams
+from mikanet.nitrosocks.wire import Type
+from tests.nitrosocks.golden import TOKEN
+from tests.nitrosocks.memory import REFUSAL_TIME, World
+
+
+class StrangerTests(SynchronousTestCase):
+    """Who proves nothing."""
+
+    def refused(self, data: bytes, wait_first: bool = True) -> tuple[bytes, float]:
+        """What a connection with these bytes was answered, and when it was ended."""
+        world = World(server={"wait_first": wait_first})
+        transport = world.raw()
+        if data:
+            transport.receive(data)
+        while not transport.fin and world.clock.seconds() < 200:
+            world.clock.advance(0.5)
+        return transport.bytes_written, world.clock.seconds()
+
+    def test_silence_and_noise(self) -> None:
+        """Silence, noise, impossible lengths and HTTP all end in one way: no byte but a challenge, one moment."""
+        for data in (b"", b"x", bytes(16), b"\xff" * 4000, b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 8):
+            answer, when = self.refused(data)
+            self.assertEqual(when, REFUSAL_TIME, data[:10])
+            self.assertIn(len(answer), (0, *range(16 + 3 + 256, 16 + 3 + 256 + 256)))
+
+    def test_wait_first(self) -> None:
+        """With wait-first a connection that says nothing hears nothing; without, it hears a challenge."""
+        self.assertEqual(self.refused(b"", wait_first=True)[0], b"")
+        self.assertGreater(len(self.refused(b"", wait_first=False)[0]), 270)
+
+    def test_early_end(self) -> None:
+        """A prober's end does not shorten the wait."""
+        world = World(server={"wait_first": True})
+        transport = world.raw()
+        transport.receive(b"probe")
+        transport.receive_fin()
+        world.clock.advance(REFUSAL_TIME - 0.1)
+        self.assertFalse(transport.fin or transport.closed or transport.aborted)
+        world.clock.advance(0.2)
+        self.assertTrue(transport.fin or transport.closed)
+
+    def test_wrong_token(self) -> None:
+        """A wrong token is a stranger's, too: counted, unanswered, ended at the one moment."""
+        world = World(client={"token": b"not the token that the server has"})
+        _, outcome = world.open()
+        world.settle(11.0)
+        self.assertEqual(world.server.counters["nitrosocks.server.refused.before_proof"], 1)
+        self.assertEqual(len(outcome), 1)
+        self.assertIn("it answers nothing", world.reports[0])
+        self.assertEqual(world.wires[0].ways[1].packets[-1].type, Type.CHALLENGE)
+
+    def test_cap(self) -> None:
+        """Above the cap of unverified connections one is ended at once."""
+        world = World(server={"limits": AdmissionLimits(unverified=10, unverified_per_address=2)})
+        for _ in range(2):
+            world.raw()
+        world.clock.advance(3)
+        world.raw()
+        world.raw()
+        world.clock.advance(3)
+        self.assertTrue(world.raw().fin)
+
+    def test_cap_per_user(self) -> None:
+        """A proven client above its own cap is cut."""
+        world = World(server={"limits": AdmissionLimits(per_user=1)})
+        world.open()
+        world.settle()
+        second = World(seed=2)
+        second.server = world.server
+        _, outcome = second.open()
+        second.settle(1.0)
+        self.assertEqual(len(outcome), 1)
+        self.assertEqual(world.server.counters["nitrosocks.server.limit.verified"], 1)
+
+
+class SessionTests(SynchronousTestCase):
+    """Sessions and their ends."""
+
+    def test_parked_session_expires(self) -> None:
+        """A session whose client does not come back within a minute is over, and its target is reset."""
+        world = World()
+        world.open()
+        world.settle()
+        world.reachable = False
+        world.wires[0].cut()
+        world.clock.advance(59)
+        self.assertFalse(world.egress.targets[0].aborted)
+        world.clock.advance(2)
+        self.assertTrue(world.egress.targets[0].aborted)
+        self.assertEqual(len(world.server.sessions), 0)
+        self.assertEqual(world.server.counters["nitrosocks.server.expired"], 1)
+
+    def test_silent_client_is_parked(self) -> None:
+        """After 45 s without a word the connection is cut, and the session waits."""
+        world = World()
+        world.open()
+        world.settle()
+        for wire in world.wires:
+            wire.carry = lambda: False  # type: ignore[method-assign]  # the network swallows everything
+        world.reachable = False
+        world.clock.advance(46)
+        self.assertEqual(world.server.counters["nitrosocks.server.parked"], 1)
+
+    def test_release(self) -> None:
+        """A client that stops releases its session in three steps, and the server keeps nothing."""
+        world = World()
+        world.open()
+        world.settle()
+        done: list[object] = []
+        world.tunnel.stop().addCallback(done.append)
+        world.settle()
+        self.assertEqual(done, [None])
+        kinds = [packet.type for way in world.wires[0].ways for packet in way.packets]
+        self.assertTrue({Type.DISCONNECT, Type.DISCONNECT_ACK, Type.CONFIRM} <= set(kinds))
+        self.assertEqual(len(world.server.sessions) + len(world.realm), 0)
+        self.assertEqual(world.server.counters["nitrosocks.server.released"], 1)
+        self.assertTrue(world.egress.targets[0].aborted)
+
+    def test_removed_token(self) -> None:
+        """A removed token's session is ended, its client told; a second token's goes on."""
+        world = World()
+        app, _ = world.open()
+        world.settle()
+        self.assertEqual(world.server.replace_tokens(world.realm, [Token("bob", b"b" * 40)]), 1)
+        world.settle()
+        self.assertIsNotNone(app.reason)
+        self.assertEqual(world.wires[0].ways[1].packets[-1].type, Type.DISCONNECT)
+        self.assertTrue(world.egress.targets[0].aborted)
+        _, outcome = world.open()
+        world.settle(12.0)
+        self.assertEqual(len(outcome), 1)
+        self.assertEqual(world.server.replace_tokens(world.realm, [TOKEN]), 0)
+        app, outcome = world.open()
+        world.settle(12.0)
+        self.assertIs(outcome[0], app)
+
+    def test_end_of_the_process(self) -> None:
+        """Draining counts streams; the end tells every client, with streams or without."""
+        world = World()
+        app, _ = world.open()
+        world.settle()
+        streams = OpenStreams(world.server)
+        self.assertEqual(len(streams), 1)
+        app.transport.loseConnection()  # type: ignore[union-attr]  # it is connected
+        world.egress.targets[0].receive_fin()
+        world.settle()
+        self.assertEqual(len(streams), 0)
+        for connection in streams:
+            connection.abort()
+        world.settle()
+        self.assertEqual(world.tunnel.sessions, [])
+
+    def test_draining(self) -> None:
+        """A server that is about to end opens no new streams."""
+        world = World()
+        world.open()
+        world.settle()
+        world.server.draining = True
+        _, outcome = world.open()
+        world.settle()
+        self.assertEqual(outcome[0].value.reason, Reason.FAILURE)
+
+    def test_old_connection_is_cut(self) -> None:
+        """When a session comes back while its old connection still seems alive, the old one is cut only then."""
+        world = World()
+        app, _ = world.open()
+        world.settle()
+        old = world.wires[0]
+        old.ends[0].lose()  # only the client knows
+        old.dead = True
+        world.settle(0.5)
+        self.assertTrue(old.ends[1].aborted)
+        app.transport.write(b"hello")  # type: ignore[union-attr]
+        world.settle()
+        self.assertEqual(world.egress.targets[0].bytes_written, b"hello")
+
+
+class StreamTests(SynchronousTestCase):
+    """Streams and their targets."""
+
+    def test_replies(self) -> None:
+        """Each reason of a target that cannot be had reaches the client as what it is."""
+        for problem, reason in (
+            (error.ConnectionRefusedError(), Reason.REFUSED),
+            (DestinationError(Reason.POLICY), Reason.POLICY),
+            (error.DNSLookupError(), Reason.HOST_UNREACHABLE),
+            (error.NoRouteError(), Reason.NETWORK_UNREACHABLE),
+            (error.TimeoutError(), Reason.TIMEOUT),
+        ):
+            world = World()
+            world.egress.fails = problem
+            _, outcome = world.open()
+            world.settle()
+            self.assertEqual(outcome[0].value.reason, reason)
+            self.assertEqual([len(session.mux.streams) for session in world.server.sessions], [0])
+
+    def test_half_close_both_ways(self) -> None:
+        """Each direction ends alone; with both ended nothing is left of the stream."""
+        world = World()
+        app, _ = world.open()
+        world.settle()
+        target = world.egress.targets[0]
+        app.transport.write(b"question")  # type: ignore[union-attr]
+        app.transport.loseWriteConnection()  # type: ignore[union-attr]
+        world.settle()
+        self.assertEqual((target.bytes_written, target.fin), (b"question", True))
+        target.receive(b"answer")
+        target.receive_fin()
+        world.settle()
+        self.assertEqual((bytes(app.got), app.ended), (b"answer", True))
+        app.transport.loseConnection()  # type: ignore[union-attr]
+        world.settle()
+        session = next(iter(world.server.sessions))
+        self.assertEqual((len(session.mux.streams), len(world.tunnel.sessions[0].mux.streams)), (0, 0))
+
+    def test_resets(self) -> None:
+        """A reset of either end is one at the other."""
+        world = World()
+        app, _ = world.open()
+        world.settle()
+        world.egress.targets[0].lose()
+        world.settle()
+        self.assertIsInstance(app.reason.value, error.ConnectionLost)  # type: ignore[union-attr]
+        app, _ = world.open()
+        world.settle()
+        app.transport.abortConnection()  # type: ignore[union-attr]
+        world.settle()
+        self.assertTrue(world.egress.targets[1].aborted)
+
+    def test_cancelled_opening(self) -> None:
+        """A stream that nobody wants any more is given up at the server while it dials."""
+        world = World()
+        world.egress.holds = True
+        from mikanet.address import Address  # the only test that needs it
+        from tests.nitrosocks.memory import App, Factory
+
+        opening = world.tunnel.stream_endpoint(Address("192.0.2.80", 80)).connect(Factory.forProtocol(App))
+        opening.addErrback(lambda _: None)
+        world.settle()
+        self.assertEqual(len(world.egress.held), 1)
+        opening.cancel()
+        world.settle()
+        session = next(iter(world.server.sessions))
+        self.assertEqual(len(session.mux.streams), 0)
+
+    def test_back_pressure(self) -> None:
+        """A target that takes nothing stops its stream after a window and the buffers, and no other stream."""
+        world = World()
+        slow, _ = world.open()
+        world.settle()
+        target = world.egress.targets[0]
+        end = target.protocol
+        target.registerProducer = lambda producer, streaming: None  # type: ignore[method-assign]
+        end.peer.pauseProducing()
+        slow.transport.write(bytes(1_000_000))  # type: ignore[union-attr]
+        world.settle()
+        self.assertLessEqual(len(target.bytes_written), 0)
+        quick, _ = world.open()
+        world.settle()
+        quick.transport.write(b"quick")  # type: ignore[union-attr]
+        world.settle()
+        self.assertEqual(world.egress.targets[1].bytes_written, b"quick")
+        end.peer.resumeProducing()
+        world.settle(1.0)
+        self.assertEqual(len(target.bytes_written), 1_000_000)
+
+    def test_windows_grow(self) -> None:
+        """A stream that has brought a mebibyte may have more on the way."""
+        world = World()
+        app, _ = world.open()
+        world.settle()
+        for _ in range(40):
+            app.transport.write(bytes(65536))  # type: ignore[union-attr]
+            world.settle()
+        stream = next(iter(next(iter(world.server.sessions)).mux.streams.values()))
+        self.assertEqual(stream.window, 1024 * 1024)
+        self.assertEqual(len(world.egress.targets[0].bytes_written), 40 * 65536)
+
+    def test_many_streams(self) -> None:
+        """A session has 1,024 streams; one more goes to a second session."""
+        world = World()
+        outcomes = [world.open()[1] for _ in range(1025)]
+        world.settle()
+        self.assertTrue(all(outcome and not hasattr(outcome[0], "value") for outcome in outcomes))
+        self.assertEqual(len(world.tunnel.sessions), 2)
+
+    def test_realms(self) -> None:
+        """The server name chooses the realm; an unknown one, or none, is the default's."""
+        world = World()
+        other = World(seed=9)
+        config = world.server.config
+        config.realms["second.example"] = other.server.config.realms[""]  # type: ignore[index]
+        for name, realm in ((b"second.example", other.realm), (b"SECOND.example", other.realm), (None, world.realm)):
+            world.server_side.name = name
+            before = len(realm)
+            client = World(seed=3)
+            client.server, client.server_side = world.server, world.server_side
+            _, outcome = client.open()
+            client.settle()
+            self.assertEqual(len(outcome), 1)
+            self.assertEqual(len(realm), before + 1)

@@ -1,0 +1,214 @@
+"""Tests of mikanet.nitrosocks.tls with real TLS in memory."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from mikanet.errors import ConfigError
+from mikanet.nitrosocks.tls import TlsFilter
+from mikanet.nitrosocks.tls_options import ClientTls, ServerTls, certificates
+from tests.lab.tunnels import write_certificate
+from tests.support.transports import MemoryTransport
+
+
+@implementer(IHalfCloseableProtocol)
+class Upper:
+    """Notes what happens."""
+
+    transport: Any = None
+
+    def __init__(self) -> None:
+        self.got = b""
+        self.is_secured = 0
+        self.read_ended = 0
+        self.reason: Any = None
+
+    def makeConnection(self, transport: Any) -> None:
+        """Note it."""
+        self.transport = transport
+
+    def secured(self, connection: SSL.Connection) -> None:
+        """Note it."""
+        self.is_secured += 1
+
+    def dataReceived(self, data: bytes) -> None:
+        """Note it."""
+        self.got += data
+
+    def readConnectionLost(self) -> None:
+        """Note it."""
+        self.read_ended += 1
+
+    def writeConnectionLost(self) -> None:
+        """Nothing."""
+
+    def connectionLost(self, reason: Any) -> None:
+        """Note it."""
+        self.reason = reason
+
+
+class Both:
+    """A client's and a server's filter, with a wire between them."""
+
+    def __init__(self, client: ClientTls, server: ServerTls) -> None:
+        self.near, self.far = Upper(), Upper()
+        self.filters = (TlsFilter(self.near, client), TlsFilter(self.far, server))  # type: ignore[arg-type]
+        self.wires = (MemoryTransport("192.0.2.99"), MemoryTransport("192.0.2.1"))
+        self._taken = [0, 0]
+        for filter_, wire in zip(self.filters, self.wires, strict=True):
+            wire.connect(filter_)
+
+    def carry(self, cut: Any = lambda data: [data]) -> None:
+        """Carry until nothing moves."""
+        moved = True
+        while moved:
+            moved = False
+            for way in (0, 1):
+                fresh = b"".join(self.wires[way].written[self._taken[way] :])
+                self._taken[way] = len(self.wires[way].written)
+                for piece in cut(fresh) if fresh else ():
+                    if not self.wires[1 - way].closed:
+                        self.wires[1 - way].receive(piece)
+                moved = moved or bool(fresh)
+
+
+class TlsTests(SynchronousTestCase):
+    """The filter."""
+
+    def setUp(self) -> None:
+        """A certificate."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        write_certificate(self.folder / "server.pem", self.folder / "ca.pem", "localhost")
+        self.server = ServerTls((self.folder / "server.pem").read_bytes(), "server.pem")
+        self.trust = certificates((self.folder / "ca.pem").read_bytes(), "ca.pem")
+
+    def both(self, name: str = "localhost", trust: Any = None) -> Both:
+        """Both ends, not yet secured."""
+        return Both(ClientTls(name, self.trust if trust is None else trust), self.server)
+
+    def secured(self) -> Both:
+        """Both ends after the handshake."""
+        both = self.both()
+        both.carry()
+        self.assertEqual((both.near.is_secured, both.far.is_secured), (1, 1))
+        return both
+
+    def test_any_fragmentation(self) -> None:
+        """Handshake and data pass in whatever pieces the network makes of them."""
+        rng = random.Random(1)
+
+        def cut(data: bytes) -> list[bytes]:
+            at = sorted(rng.sample(range(1, len(data)), min(len(data) - 1, 20)))
+            return [data[a:b] for a, b in zip([0, *at], [*at, len(data)], strict=True)]
+
+        for _ in range(5):
+            both = self.both()
+            both.carry(cut)
+            data = rng.randbytes(200_000)
+            both.near.transport.write(data)
+            both.far.transport.write(data[:70_000])
+            both.carry(cut)
+            self.assertEqual(both.far.got, data)
+            self.assertEqual(both.near.got, data[:70_000])
+
+    def test_byte_by_byte(self) -> None:
+        """Also one byte at a time."""
+        both = self.both()
+        both.carry(lambda data: [data[at : at + 1] for at in range(len(data))])
+        both.near.transport.write(b"hello")
+        both.carry(lambda data: [data[at : at + 1] for at in range(len(data))])
+        self.assertEqual(both.far.got, b"hello")
+
+    def test_nothing_before_the_handshake(self) -> None:
+        """What is written before is not sent in clear: it is not sent."""
+        both = self.both()
+        both.near.transport.write(b"secret")
+        both.carry()
+        self.assertEqual(both.far.got, b"")
+        self.assertNotIn(b"secret", both.wires[0].bytes_written)
+
+    def test_goodbye(self) -> None:
+        """An orderly end says goodbye in TLS; a FIN alone is an end, too, without a goodbye."""
+        both = self.secured()
+        both.near.transport.loseConnection()
+        both.carry()
+        self.assertTrue(both.wires[0].closed)
+        self.assertEqual((both.far.read_ended, both.filters[1].said_goodbye), (1, True))
+        both = self.secured()
+        both.wires[1].receive_fin()
+        self.assertEqual((both.far.read_ended, both.filters[1].said_goodbye), (1, False))
+
+    def test_half_close(self) -> None:
+        """One direction ends, the other goes on."""
+        both = self.secured()
+        both.far.transport.loseWriteConnection()
+        both.near.transport.write(b"still heard")
+        both.carry()
+        self.assertEqual((both.far.got, both.near.read_ended, both.wires[1].fin), (b"still heard", 1, True))
+
+    def test_garbage(self) -> None:
+        """What is no TLS gets an alert and an end, in a handshake and later."""
+        both = self.both()
+        both.wires[1].receive(b"GET / HTTP/1.1\r\n\r\n" * 10)
+        self.assertTrue(both.wires[1].closed)
+        both = self.secured()
+        both.wires[1].receive(b"\x17\x03\x03\x00\x20" + bytes(32))
+        self.assertTrue(both.wires[1].closed)
+        both.wires[1].settle()
+        self.assertIn("TLS", str(both.far.reason.value))
+
+    def test_wrong_name(self) -> None:
+        """A certificate for another name ends the connection before anything is said."""
+        both = self.both("another.example")
+        both.carry()
+        self.assertEqual(both.near.is_secured, 0)
+        both.wires[0].settle()
+        self.assertIn("not for the server's name", str(both.near.reason.value))
+
+    def test_unknown_signer(self) -> None:
+        """So does one that nobody known has signed; one that takes anybody does not mind."""
+        base = self.folder
+        write_certificate(base / "x.pem", base / "x-ca.pem", "localhost")
+        both = self.both(trust=certificates((base / "x-ca.pem").read_bytes(), "x"))
+        both.carry()
+        self.assertEqual(both.near.is_secured, 0)
+        both = self.both("whatever.example", trust=[])
+        both.carry()
+        self.assertEqual(both.near.is_secured, 1)
+
+    def test_exporter(self) -> None:
+        """Both ends of one connection export the same, two connections do not."""
+        values = set()
+        for _ in range(2):
+            both = self.secured()
+            pair = {filter_.connection.export_keying_material(b"EXPORTER-ns1", 32) for filter_ in both.filters}
+            self.assertEqual(len(pair), 1)
+            values |= pair
+        self.assertEqual(len(values), 2)
+
+    def test_server_name(self) -> None:
+        """The server sees what name was asked for; for an address none is sent (RFC 6066)."""
+        both = self.secured()
+        self.assertEqual(both.filters[1].connection.get_servername(), b"localhost")
+        both = self.both("192.0.2.1", trust=[])
+        both.carry()
+        self.assertIsNone(both.filters[1].connection.get_servername())
+
+    def test_bad_files(self) -> None:
+        """A file without certificate or key, or with those of two, is refused in words."""
+        base = self.folder
+        write_certificate(base / "y.pem", base / "y-ca.pem", "localhost")
+        mixed = (base / "y.pem").read_bytes().partition(b"-----BEGIN CERT")[0] + (base / "ca.pem").read_bytes()
+        for content in (b"", b"-----BEGIN CERTIFICATE-----\nrubbish", (base / "ca.pem").read_bytes(), mixed):
+            self.assertRaises(ConfigError, ServerTls, content, "file")
+        self.assertRaises(ConfigError, ClientTls, "a" * 70 + ".example", None)
