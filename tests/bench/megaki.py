@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +250,8 @@ def drive(make_lane: Callable[[Done], Lane], concurrency: int, seconds: float) -
 
     def wait_for(lane: Lane, connection: socket.socket) -> None:
         lanes[connection.fileno()] = (lane, connection)
-        poll.register(connection.fileno(), select.EPOLLIN)
+        if concurrency > 1:
+            poll.register(connection.fileno(), select.EPOLLIN)
 
     for _ in range(concurrency):
         lane = make_lane(counter())
@@ -259,7 +260,8 @@ def drive(make_lane: Callable[[Done], Lane], concurrency: int, seconds: float) -
     warm = begin + 0.3
     counted = 0
     while end < warm + seconds:
-        for descriptor, _ in poll.poll():
+        # A lane by itself waits in recv().
+        for descriptor, _ in poll.poll() if concurrency > 1 else [(each, 0) for each in lanes]:
             lane, connection = lanes.pop(descriptor)
             data = connection.recv(65536)
             if not data:
@@ -268,10 +270,8 @@ def drive(make_lane: Callable[[Done], Lane], concurrency: int, seconds: float) -
             if following.fileno() == descriptor and following is connection:
                 lanes[descriptor] = (lane, connection)
             else:
-                try:
+                with suppress(OSError):  # it may be closed, which has the same effect
                     poll.unregister(descriptor)
-                except OSError:
-                    pass  # it was closed, which has the same effect
                 wait_for(lane, following)
         end = time.perf_counter()
         if end < warm:
