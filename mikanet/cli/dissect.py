@@ -115,8 +115,11 @@ class Dissector:
             payload = outer.payload[_UDP_HEADER.size :]
             lines = [Line("udp", f"{len(payload)} bytes")]
         else:
+            addresses = outer.source.packed, outer.destination.packed
             try:
-                segment = tcp.decode(outer.payload, outer.source.packed, outer.destination.packed)
+                segment = tcp.decode(outer.payload, *addresses, check=False)
+                if segment.payload:  # those without are a kernel's, which may leave the checksum to its device
+                    tcp.decode(outer.payload, *addresses)
             except RemoteProtocolError as problem:
                 return Verdict.MALFORMED, [Line("tcp", f"{problem}")]
             payload = segment.payload

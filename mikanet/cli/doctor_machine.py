@@ -196,7 +196,7 @@ class _Network:
                     f"ip addr show {self._interface}   (give one of them as network.ipv{version}.addr, or leave it out)",
                 )
         if route is not None:
-            yield from self._check_router(version, family, route)
+            yield from self._check_router(version, family, route, destination)
         return source
 
     def _check_route(
@@ -223,9 +223,11 @@ class _Network:
             yield ok("interface", f"{route.interface}, found by its route")
         return route
 
-    def _check_router(self, version: int, family: Family, route: Route) -> Iterator[Finding]:
+    def _check_router(
+        self, version: int, family: Family, route: Route, destination: IPAddress | None
+    ) -> Iterator[Finding]:
         where = f"IPv{version} router"
-        hop = route.gateway or "the link itself"
+        hop = route.gateway or f"{destination}, which is on the link,"
         if route.router_mac is None:
             if family.router_mac is not None:
                 yield note(where, f"{hop} does not say its station, so that of the file cannot be compared")

@@ -185,6 +185,19 @@ class StrangerTests(SynchronousTestCase):
         self.assertEqual(found.lines[0], ("udp", "32 bytes"))
         self.assertEqual(found.lines[-1], ("smux", "stream 3 SYN"))
 
+    def test_checksums(self) -> None:
+        """A payload with a wrong checksum is malformed; a kernel's packet without one may have left it to its device."""
+        data = bytearray(packets("alpha19")[0])
+        data[-1] ^= 1
+        found = dissector().packet(bytes(data))
+        assert found is not None
+        self.assertIs(found.verdict, Verdict.MALFORMED)
+        data = bytearray(packets("alpha19")[2])
+        data[36] ^= 1
+        found = dissector().packet(bytes(data))
+        assert found is not None
+        self.assertIs(found.verdict, Verdict.RESET)
+
     def test_mutations(self) -> None:
         """Ten thousand mutated packets, checksums mended: some answer, and never an error."""
         rng = random.Random(9)
