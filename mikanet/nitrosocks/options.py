@@ -10,7 +10,7 @@ from pathlib import Path
 from mikanet.counters import Counters
 from mikanet.crypto import rsa_oaep
 from mikanet.errors import ConfigError
-from mikanet.nitrosocks.client import NitroClientConfig
+from mikanet.nitrosocks.client_protocol import NitroClientConfig
 from mikanet.nitrosocks.keys import decrypt_challenge, encrypt_challenge, frame_key
 from mikanet.nitrosocks.link import Token
 from mikanet.nitrosocks.protocol import RealmConfig

@@ -14,7 +14,8 @@ from twisted.logger import Logger
 from mikanet.counters import Counters
 from mikanet.errors import ConfigError
 from mikanet.filters.base import FilterServerEndpoint
-from mikanet.nitrosocks.client import NitroClientConfig, NitroTunnel, Server
+from mikanet.nitrosocks.client import NitroTunnel, Server
+from mikanet.nitrosocks.client_protocol import NitroClientConfig
 from mikanet.nitrosocks.options import read_tokens
 from mikanet.nitrosocks.protocol import NitroServerConfig, NitroServerFactory, OpenStreams
 from mikanet.nitrosocks.tls import TlsFilter

@@ -9,7 +9,8 @@ from twisted.application.service import IService
 
 from mikanet.counters import Counters
 from mikanet.errors import ConfigError
-from mikanet.nitrosocks.client import NitroClientConfig, Server
+from mikanet.nitrosocks.client import Server
+from mikanet.nitrosocks.client_protocol import NitroClientConfig
 from mikanet.nitrosocks.options import make_client_config
 from mikanet.nitrosocks.service import make_client_service
 from mikanet.service.doors import FrontDoors

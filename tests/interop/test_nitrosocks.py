@@ -23,7 +23,7 @@ from tests.support.peers import require_program
 from tests.support.processes import ROOT, Process, TwistdProcess, free_port, wait_for
 
 
-class NitroCase(SynchronousTestCase):
+class NitroTestCase(SynchronousTestCase):
     """A target, and a tunnel that is started by the test. Has no tests itself."""
 
     def setUp(self) -> None:
@@ -64,7 +64,7 @@ class NitroCase(SynchronousTestCase):
         wait_for(lambda: text in process.output, timeout, f"{text!r} in the log: {process.output[-2000:]}")
 
 
-class DoorTests(NitroCase):
+class DoorTests(NitroTestCase):
     """All front doors over one session."""
 
     def test_curl(self) -> None:
@@ -195,7 +195,7 @@ class DoorTests(NitroCase):
         self.assertIn("all of it", python.stdout, python.stderr)
 
 
-class ServerTests(NitroCase):
+class ServerTests(NitroTestCase):
     """What an operator does, and who is turned away."""
 
     def test_tokens(self) -> None:
@@ -346,7 +346,7 @@ class ServerTests(NitroCase):
                 self.assertIn(text, process.output)
 
 
-class EndTests(NitroCase):
+class EndTests(NitroTestCase):
     """Connections break, servers go and come."""
 
     def test_killed_server(self) -> None:

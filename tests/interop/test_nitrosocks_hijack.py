@@ -8,7 +8,7 @@ import statistics
 import time
 
 from tests.interop.test_mika import BODY, socks_connect
-from tests.interop.test_nitrosocks import NitroCase
+from tests.interop.test_nitrosocks import NitroTestCase
 from tests.lab.tunnels import NitroSocksTunnel, write_certificate
 from tests.nitrosocks.hijacker import Hijacker
 from tests.support.processes import wait_for
@@ -17,7 +17,7 @@ from tests.support.processes import wait_for
 CHI_SQUARE = 377
 
 
-class HijackTests(NitroCase):
+class HijackTests(NitroTestCase):
     """What passes, and what does not show."""
 
     def hijacked(self, *client_options: str, server_options: tuple[str, ...] = ()) -> tuple[NitroSocksTunnel, Hijacker]:

@@ -18,7 +18,8 @@ from twisted.python.failure import Failure
 
 from mikanet.address import Address
 from mikanet.filters.base import FilterFactory
-from mikanet.nitrosocks.client import NitroClientConfig, NitroTunnel, Server
+from mikanet.nitrosocks.client import NitroTunnel, Server
+from mikanet.nitrosocks.client_protocol import NitroClientConfig
 from mikanet.nitrosocks.keys import decrypt_challenge, encrypt_challenge, length_key
 from mikanet.nitrosocks.protocol import NitroServerConfig, NitroServerFactory, RealmConfig
 from mikanet.nitrosocks.realm import Realm

@@ -10,9 +10,10 @@ from zope.interface.verify import verifyObject
 from mikanet.address import Address
 from mikanet.errors import LocalProtocolError, RemoteProtocolError
 from mikanet.interfaces import IPacketTransport, ITunnel
-from mikanet.nitrosocks.client import DatagramFilter, NitroTunnel, Server
+from mikanet.nitrosocks.client import NitroTunnel, Server
+from mikanet.nitrosocks.client_protocol import NitroClientProtocol
+from mikanet.nitrosocks.datagrams import DatagramFilter
 from mikanet.nitrosocks.frames import Command, encode, encode_number
-from mikanet.nitrosocks.link_protocol import LinkProtocol
 from mikanet.nitrosocks.mux import Mux
 from tests.filters.contract import Upper
 from tests.nitrosocks.memory import App, World
@@ -235,7 +236,7 @@ class MuxTests(SynchronousTestCase):
         app, _ = world.open()
         world.settle()
         link = world.wires[0].ends[0].producer
-        self.assertIsInstance(link, LinkProtocol)
+        self.assertIsInstance(link, NitroClientProtocol)
         link.pauseProducing()
         app.transport.write(b"later")  # type: ignore[union-attr]
         world.settle()
