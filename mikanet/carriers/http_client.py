@@ -13,8 +13,9 @@ from hyperlink import URL
 from OpenSSL import SSL, crypto
 from service_identity import VerificationError
 from twisted.internet import defer, ssl
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError, DNSLookupError, TimeoutError
+from twisted.internet.interfaces import IConsumer
 from twisted.python.failure import Failure
 from twisted.web.client import (
     Agent,
@@ -23,6 +24,7 @@ from twisted.web.client import (
     _HTTP11ClientFactory,
 )
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from mikanet.carriers.base import OPEN_TIMEOUT
@@ -122,6 +124,29 @@ class _FixedURL(URL):
         return self
 
 
+@implementer(IBodyProducer)
+class _Body:
+    """A body that goes to the transport in one piece; treq's own reads it bit by bit, in turns of the reactor."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        """All of it."""
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """It is gone already."""
+
+    def resumeProducing(self) -> None:
+        """It is gone already."""
+
+    def stopProducing(self) -> None:
+        """It is gone already."""
+
+
 class Poster:
     """POSTs to one place over a pool of persistent connections.
 
@@ -153,7 +178,7 @@ class Poster:
 
     async def _post(self, body: bytes, headers: Headers) -> bytes:
         response = await self._client.request(
-            "POST", self._url, data=body, headers=headers, unbuffered=True, allow_redirects=False
+            "POST", self._url, data=_Body(body), headers=headers, unbuffered=True, allow_redirects=False
         )
         pieces: list[bytes] = []
         size = 0
