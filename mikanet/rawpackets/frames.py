@@ -3,7 +3,7 @@
 Both are hot paths. What is the same for all packets of one length to a peer is prepared once, with the part of the
 checksum that it makes; of a packet itself only the payload is summed.
 
-Source: paqet v1.0.0-alpha.21 on the wire; :doc:`/protocols/paqet` has the table.
+Source: paqet v1.0.0-alpha.21 on the wire; :doc:`/protocols/raw-packets` has the table.
 """
 
 from __future__ import annotations
