@@ -29,9 +29,14 @@ from mikanet.frontdoors.http_messages import connect_destination, outgoing
 from mikanet.kcp.arq import Arq
 from mikanet.kcp.segment import decode
 from mikanet.kcp.settings import ArqSettings
+from mikanet.megaki.bank import TokenBank
+from mikanet.megaki.exchange import Exchange
+from mikanet.megaki.sealing import SavedSession, SessionKey
+from mikanet.megaki.yami import ClientYami, Request, ServerYami, State
 from mikanet.mika import wire
 from mikanet.mika.http_target import HttpTarget
 from mikanet.mika.session import Profile, ServerSession, derive_keys
+from mikanet.paqet.wire import Dialect, MessageReader
 from mikanet.rawpackets.frames import open_frame
 from mikanet.smux.frame import FrameReader
 from mikanet.smux.session import Session, SmuxSettings, StreamData
@@ -40,6 +45,7 @@ from mikanet.wire.captures import Captured, file_header, packet_block, read_capt
 from mikanet.wire.socks_client import ClientHandshake
 from mikanet.wire.socks_server import ServerHandshake
 from tests.lab.fuzzer import Codec, Run
+from tests.megaki.golden import HANDSHAKE, packets
 from tests.support.vectors import load
 
 _STREAMS = load("mika/vectors.json")["streams"]
@@ -181,6 +187,18 @@ def _arq(pieces: Sequence[bytes]) -> Any:
     return arq.flush(20), arq.receive_stream()
 
 
+def _message(pieces: Sequence[bytes]) -> Any:
+    """A paqet stream's first bytes: the message, its dialect, and what comes behind it."""
+    reader = MessageReader((Dialect.GOB, Dialect.A21))
+    message, rest = None, b""
+    for piece in pieces:
+        if message is None:
+            message, rest = reader.feed(piece), reader.rest
+        else:
+            rest += piece
+    return message, reader.dialect, rest
+
+
 def _smux_session(pieces: Sequence[bytes]) -> Any:
     """A smux server: how many bytes each stream got, however they were grouped, and what is answered."""
     session = Session(SmuxSettings(version=1), client=False)
@@ -210,6 +228,44 @@ def _dissect(pieces: Sequence[bytes]) -> Any:
     dissector = Dissector(packet_cipher("null", b"", bytes), 9999)
     dissector.packet(_FRAMES[0][14:])
     return dissector.packet(b"".join(pieces))
+
+
+def _megaki_server(pieces: Sequence[bytes]) -> Any:
+    """A Megaki server that knows one session and answers requests with themselves."""
+    bank = TokenBank()
+    known = bank.add(bytes(16), SessionKey(bytes(32)), "")
+    assert known is not None
+    bank.detach(known, 0.0)
+    yami = ServerYami(bank, "", bytes)
+    out: list[Any] = []
+    for piece in pieces:
+        yami.feed(piece)
+        while (event := yami.next_event(0.0)) is not None:
+            out.append(event)
+            if isinstance(event, Request):
+                yami.respond(event.plain)
+    return out
+
+
+def _megaki_client() -> list[bytes]:
+    """What a Megaki client sends: a handshake's SYN, and a resumption with two requests."""
+    client = ClientYami(bytes)
+    sent = client.resume(SavedSession(bytes(16), bytes(32)))
+    (established,) = _megaki_server([sent])
+    client.feed(established.reply)
+    client.next_event()
+    for request in (b"first", bytes(range(64))):
+        sent += client.send_message(request)
+        client.state = State.READY  # without waiting for the answer
+    return [sent, packets(HANDSHAKE)[0]]
+
+
+def _megaki_worker(pieces: Sequence[bytes]) -> Any:
+    """A worker's answers to one exchange."""
+    exchange = Exchange(1, bytes(32), b"request", at_once=True)
+    for piece in pieces:
+        exchange.feed(piece)
+    return exchange.done, exchange.answer
 
 
 _ADDRESS = Address("example.com", 443)
@@ -276,6 +332,9 @@ _WEB_BODIES = (
     http_exchange.Opened(2, 25, bytes(range(16))).encode(b"padding"),
 )
 
+_PAQET = load("paqet/messages.json")
+_MESSAGES = [bytes.fromhex(vector["wire"]) + b"then data" for dialect in ("gob", "a21") for vector in _PAQET[dialect]]
+
 #: Every codec, by name.
 CODECS: dict[str, Codec] = {
     codec.name: codec
@@ -293,6 +352,7 @@ CODECS: dict[str, Codec] = {
         Codec("smux-frames", lambda: [_SMUX], _feeding(lambda: FrameReader(1))),
         Codec("smux-session", lambda: [_SMUX], _smux_session),
         Codec("fec-decoder", lambda: _SHARDS, _fec, stream=False),
+        Codec("paqet-messages", lambda: _MESSAGES, _message),
         Codec("raw-frames", lambda: _FRAMES, _whole(open_frame), stream=False),
         Codec("capture-files", lambda: _CAPTURE_FILES, _capture_file, stream=False),
         Codec("paqet-dissector", lambda: [frame[14:] for frame in _FRAMES], _dissect, stream=False),
@@ -305,6 +365,8 @@ CODECS: dict[str, Codec] = {
         Codec("pickaxe-web-request", lambda: list(_WEB_BODIES), _whole(http_exchange.decode_request), stream=False),
         Codec("pickaxe-web-answer", lambda: list(_WEB_BODIES), _whole(http_exchange.Answer.decode), stream=False),
         Codec("pickaxe-web-batch", lambda: [b"\3\0\0\0abc\1\0\0\0d"], _whole(split), stream=False),
+        Codec("megaki-server", _megaki_client, _megaki_server),
+        Codec("megaki-worker", lambda: [b"\1\4\5\0\0\0hello\3", b"\1\5\3", b"\2\5\3"], _megaki_worker),
         Codec("obfs-http-server", lambda: [_OBFUSCATED], _filtering(lambda up: ObfsHttpServer(up, lambda: 0.0))),
         Codec(
             "obfs-http-client",
