@@ -32,6 +32,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -144,7 +145,7 @@ def speed(world: World, chosen: argparse.Namespace) -> None:
     size = chosen.megabytes * 1_000_000
     makers: dict[str, Callable[[], Pair]] = {"kcptun, UDP": world.kcptun}
     for carrier in chosen.carriers.split(","):
-        makers[f"mikanet, {carrier}"] = lambda carrier=carrier: world.paqet(carrier)
+        makers[f"mikanet, {carrier}"] = partial(world.paqet, carrier)
     runs: dict[str, list[dict[str, Figures]]] = {name: [] for name in makers}
     for _ in range(chosen.rounds):
         for name, make in makers.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import socket
 import sys
@@ -13,12 +14,14 @@ from typing import Any
 
 from twisted.internet import defer, reactor
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from mikanet.endpoints import paqet, quote
 from tests.bench.kcp import give, serve, take
 from tests.interop.paqet_ends import Ends, Transfer, file_text, run, write_file
+from tests.kcp.test_reach import BAD
+from tests.lab.netns import Namespace, Namespaces
 from tests.lab.veth import VethNamespace, VethPair
 from tests.support.processes import ROOT, Process, free_port, wait_for, wait_listening
 
@@ -29,7 +32,7 @@ _MIKANET = "import sys; from mikanet.cli.main import main; sys.argv[0] = 'mikane
 class Programs:
     """Files and processes of one test.
 
-    :ivar key: a good secret.
+    :ivar key: a good secret. :ivar wide: more lines of ``transport.kcp``.
     """
 
     def __init__(self, case: Any) -> None:
@@ -38,6 +41,7 @@ class Programs:
         self.case = case
         self.folder = Path(folder.name)
         self.key = secrets.token_urlsafe(24)
+        self.wide = ""
         self.port, self.socks, self.forward = free_port(), free_port(), free_port()
 
     def file(self, role: str, where: str, network: str = "", ours: str = "carrier: udp", more: str = "") -> str:
@@ -46,15 +50,15 @@ class Programs:
             self.folder, f"{role}.yaml", file_text(role, where, network, f'key: "{self.key}"', ours) + more
         )
 
-    def twistd(self, *words: str, space: VethNamespace | None = None) -> Process:
+    def twistd(self, *words: str, space: Namespace | None = None) -> Process:
         """Start a service."""
         return self._start([sys.executable, "-c", _TWISTD, "--nodaemon", "--pidfile=", *words], space)
 
-    def mikanet(self, *words: str, space: VethNamespace | None = None) -> Process:
+    def mikanet(self, *words: str, space: Namespace | None = None) -> Process:
         """Start a command."""
         return self._start([sys.executable, "-c", _MIKANET, *words], space)
 
-    def _start(self, command: list[str], space: VethNamespace | None) -> Process:
+    def _start(self, command: list[str], space: Namespace | None) -> Process:
         env = {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(self.folder)}
         made = (
             Process(command, cwd=self.folder, env=env)
@@ -64,7 +68,7 @@ class Programs:
         self.case.addCleanup(made.kill)
         return made
 
-    def fails(self, *words: str, space: VethNamespace | None = None) -> str:
+    def fails(self, *words: str, space: Namespace | None = None) -> str:
         """The one line of a service that does not start."""
         process = self.twistd(*words, space=space)
         self.case.assertNotEqual(process.wait(20), 0)
@@ -162,6 +166,51 @@ class RawProgramTests(SynchronousTestCase):
             return programs.fails("paqet-server", "--config", server_file, space=far)
 
 
+class WireTests(SynchronousTestCase):
+    """Raw packets over the lab's wire."""
+
+    def test_bad_wire(self) -> None:
+        """20 MB come through exactly at RTT 40 ms, 10 % loss, 5 % reordered, 1 % repeated, 0.1 % corrupted frames."""
+        programs = Programs(self)
+        blob = random.Random(20).randbytes(20_000_000)
+        (programs.folder / "blob").write_bytes(blob)
+        with Namespaces(BAD, seed=20) as pair:
+            target = pair.second.start(
+                [
+                    sys.executable,
+                    "-m",
+                    "http.server",
+                    "8000",
+                    "--bind",
+                    pair.second.address,
+                    "-d",
+                    str(programs.folder),
+                ],
+                ports=[8000],
+            )
+            self.addCleanup(target.kill)
+            programs.wide = "mode: fast3\nsndwnd: 1024\nrcvwnd: 1024\n"
+            server_file = programs.file(
+                "server", f":{programs.port}", f"interface: {pair.second.interface}", "carrier: raw"
+            )
+            where = f"{pair.second.address}:{programs.port}"
+            doors = f"forward: [{{listen: '127.0.0.1:{programs.forward}', target: '{pair.second.address}:8000', protocol: tcp}}]\n"
+            client_file = programs.file("client", where, "", "carrier: raw", doors)
+            egress = ["--allow-egress", "10.77.0.0/16"]
+            server = programs.twistd("paqet-server", "--config", server_file, *egress, space=pair.second)
+            wait_for(lambda: "paqet server on raw port" in server.output, what=f"the server\n{server.output}")
+            client = programs.twistd("paqet-client", "--config", client_file, space=pair.first)
+            wait_listening(programs.forward, process=client)
+            got = pair.first.run(
+                ["curl", "-sSo", str(programs.folder / "got"), f"http://127.0.0.1:{programs.forward}/blob"], check=False
+            )
+            self.assertEqual(got.returncode, 0, got.stderr)
+            self.assertEqual((programs.folder / "got").read_bytes(), blob)
+            counts = pair.counts()
+        for action in ("loss", "reorder", "duplicate", "corrupt"):
+            self.assertGreater(counts[f"down {action}"], 0, counts)
+
+
 class UdpProgramTests(SynchronousTestCase):
     """Without root."""
 
@@ -242,7 +291,7 @@ class EndpointTests(TestCase):
             text = f"paqet:127.0.0.1:{ends.target.port}:config={quote(client_file)}"
             for _ in range(2):
                 transfer = Transfer(10_000, 200_000)
-                await clientFromString(reactor, text).connect(Factory.forProtocol(lambda transfer=transfer: transfer))
+                await clientFromString(reactor, text).connect(_always(transfer))
                 self.assertTrue(await transfer.done)
                 assert transfer.transport is not None
                 transfer.transport.loseConnection()
@@ -251,11 +300,15 @@ class EndpointTests(TestCase):
         return run(work())
 
 
+def _always(protocol: Protocol) -> Factory:
+    return Factory.forProtocol(lambda: protocol)
+
+
 async def stop_tunnels() -> None:
     """What a program's end does."""
     for tunnel in paqet._tunnels.values():
         await tunnel.stop()
     paqet._tunnels.clear()
     done: defer.Deferred[None] = defer.Deferred()
-    reactor.callLater(0.1, done.callback, None)  # type: ignore[attr-defined]
+    reactor.callLater(0.1, done.callback, None)
     await done

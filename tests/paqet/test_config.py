@@ -13,6 +13,7 @@ from mikanet.errors import ConfigError
 from mikanet.kcp.settings import MODES, Mode
 from mikanet.paqet.config import Door, Family, Forward, Kcp, Network, parse_config
 from mikanet.paqet.wire import Dialect
+from mikanet.paqet.yaml_sections import read_yaml
 from tests.support.feeding import mutations
 
 CLIENT = """\
@@ -224,6 +225,11 @@ class MistakeTests(SynchronousTestCase):
             ("wdelay: true", "wdelay: 7", "'7' is neither on nor off"),
         ):
             self.assertIn(says, self.changed(old, new))
+
+    def test_deep_and_named(self) -> None:
+        """A document that is too deep, and one that names itself, are refused or read; neither takes long."""
+        self.assertRaises(ConfigError, read_yaml, "a: " + "[" * 100_000, "f")
+        self.assertTrue(read_yaml("a: &x {b: 1}\nc: *x\n", "f").section("c"))
 
     def test_servers(self) -> None:
         """A server has one port, and needs one."""

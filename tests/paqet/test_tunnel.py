@@ -342,7 +342,7 @@ class HealthTests(SynchronousTestCase):
         world = World()
         tunnel, application, _ = established(world)
         again: list[Application] = []
-        application.connectionLost = lambda reason=None: again.append(world.connect(tunnel, b"again"))  # type: ignore[method-assign, misc, assignment]
+        application.connectionLost = lambda reason=None: again.append(world.connect(tunnel, b"again"))  # type: ignore[assignment]
         world.net.sessions.abort_all()
         world.run(lambda: world.egress.waiting, 30)
         target = world.egress.let_through()
