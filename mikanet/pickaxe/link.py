@@ -69,12 +69,12 @@ class Link:
             found = self.paths[carrier] = path or Path(carrier.reliable)
             self._carriers[found] = carrier
             carrier.user = self
-            if not carrier.reliable or carrier.max_packet_size < CHUNK:
+            if not carrier.reliable:
                 self.be_small()
         return found
 
     def be_small(self) -> None:
-        """A carrier that is unreliable, or made for small packets, is at hand."""
+        """An unreliable carrier is at hand."""
         self._chunk = SMALL_CHUNK
         self.session.be_small()
 
