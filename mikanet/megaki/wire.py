@@ -134,8 +134,9 @@ def chain_blocks(plain: bytes) -> list[bytes]:
 
 
 def _xor(data: bytes, other: bytes) -> bytes:
-    """``data`` XORed with as many bytes of ``other``."""
-    return bytes(a ^ b for a, b in zip(data, other, strict=False))
+    """``data`` XORed with as many bytes of ``other``, as far as that has so many."""
+    padded = other[: len(data)].ljust(len(data), b"\0")
+    return (int.from_bytes(data) ^ int.from_bytes(padded)).to_bytes(len(data))
 
 
 def encode_synack(mac: bytes, token: bytes, block: bytes) -> bytes:
