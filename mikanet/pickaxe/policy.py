@@ -75,14 +75,15 @@ class Standing:
 
     def failed(self, now: float) -> None:
         """It could not be opened, was lost, or is silent when it should not be."""
-        if self.works and now - self.works_since >= FORGIVE_TIME:
-            self._failures = 0
         if self.works:
-            self._vain = 0 if now - self.works_since >= STEADY_TIME else 1
+            lasted = now - self.works_since
+            if lasted >= FORGIVE_TIME:
+                self._failures = 0
+            self._not_before = now + min(FIRST_PENALTY * 2**self._failures, MAX_PENALTY)
+            self._failures = min(self._failures + 1, 16)
+            self._vain = 0 if lasted >= STEADY_TIME else 1
         else:
             self._vain = min(self._vain + 1, 16)
-        self._not_before = now + min(FIRST_PENALTY * 2**self._failures, MAX_PENALTY)
-        self._failures = min(self._failures + 1, 16)
         self.open = self.works = False
         self.round_trip = None
 

@@ -39,7 +39,7 @@ MAX_COUNTER = 1 << 48
 #: Least time, in seconds, between two echoes that tell the peer of a gap, and how much of the picture they carry.
 _GAP_TIME, _GAP_BYTES = 0.05, 32
 
-_REPLY_KIND = bytes([wire.ECHO_REPLY])
+_REPLY_KIND, _CREDIT_KIND = bytes([wire.ECHO_REPLY]), bytes([wire.CREDIT])
 
 
 class Role(IntEnum):
@@ -241,7 +241,7 @@ class Session:
             kind |= self.role
         mac = self._own_mac.tag(wire.mac_input(kind, self.sid, counter), *body)
         packet = b"".join((wire.header(kind, self.sid, counter, mac), *body))
-        if kind & ~1 != wire.ECHO or body[0][0] == wire.CREDIT:
+        if kind & ~1 != wire.ECHO or (body and body[0][:1] == _CREDIT_KIND):
             self._unasked_packets += 1
             self._unasked_bytes += len(packet)
             if self._ask_at is None:

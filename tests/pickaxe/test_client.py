@@ -1,0 +1,404 @@
+"""A client and a server of mikanet.pickaxe over carriers in memory: client, link, client_link, mux, server, slots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import Factory
+from twisted.trial.unittest import SynchronousTestCase
+
+from mikanet.address import Address
+from mikanet.errors import DestinationError, Reason
+from mikanet.pickaxe import wire
+from mikanet.pickaxe.client import LOST_AFTER
+from mikanet.pickaxe.keys import Kdf, Secret
+from mikanet.pickaxe.mux import INITIAL_CREDIT
+from mikanet.pickaxe.policy import Policy
+from mikanet.pickaxe.tunnel import PickaxeTunnel
+from tests.pickaxe.memory import App, World
+
+
+class LoginTests(SynchronousTestCase):
+    """From carriers to a session."""
+
+    def test_one_session_over_all_carriers(self) -> None:
+        """The login goes by every carrier, and one session comes of it, which all of them serve."""
+        world = World()
+        world.road("first")
+        world.road("second", delay=0.05)
+        client = world.start()
+        self.assertEqual(len(world.server.sessions), 1)
+        assert client.link is not None
+        self.assertEqual(len(client.link.paths), 2)
+        (session,) = world.server.sessions.values()
+        self.assertEqual(len(session.paths), 2)
+        self.assertEqual(session.user, "alice")
+        self.assertTrue(all(carrier.other.is_proven for road in world.roads for carrier in road.made))  # type: ignore[union-attr]
+
+    def test_nothing_but_an_echo_before_the_proof(self) -> None:
+        """Until the server has proved itself the client sends a login and echoes, whatever waits (P7)."""
+        world = World()
+        road = world.road("only", delay=1.0)
+        client = world.start(seconds=0.0)
+        PickaxeTunnel(client).stream_endpoint(Address("192.0.2.80", 80)).connect(Factory.forProtocol(App))
+        world.pass_time(3.5)
+        self.assertIsNone(client.link)
+        self.assertEqual({packet[0] for packet in road.made[0].sent}, {wire.LOGIN, wire.ECHO})
+        world.pass_time(3.0)
+        self.assertIn(wire.CONNECT, {packet[0] for packet in road.made[0].sent})
+
+    def test_wrong_secret(self) -> None:
+        """A client with another password gets answers, no session, and one line for its user."""
+        world = World()
+        world.road("only")
+        client = world.start(secret=Secret(Kdf.MIKANET, bytes(32)), seconds=20.0)
+        self.assertIsNone(client.link)
+        self.assertEqual(len(world.server.sessions), 0)
+        self.assertEqual(sum("check that user and password" in text for text in world.said), 1)
+
+    def test_unknown_user(self) -> None:
+        """An unknown name looks just the same."""
+        world = World()
+        road = world.road("only")
+        world.start(user="nobody", seconds=20.0)
+        self.assertEqual(len(world.server.sessions), 0)
+        assert road.made[0].other is not None
+        self.assertEqual({len(packet) for packet in road.made[0].other.sent}, {39})
+
+    def test_logins_are_repeated_where_packets_are_lost(self) -> None:
+        """A carrier that loses half of everything still brings a session."""
+        world = World()
+        world.road("bad", reliable=False, mtu=1200, loss=0.5)
+        client = world.start(seconds=40.0)
+        self.assertIsNotNone(client.link)
+
+    def test_the_client_ends(self) -> None:
+        """Stopping tells the server, which forgets the session at once."""
+        world = World()
+        world.road("only")
+        client = world.start()
+        client.stop()
+        world.pass_time(0.1)
+        self.assertEqual(len(world.server.sessions), 0)
+        self.assertEqual(
+            [each for each in world.clock.getDelayedCalls() if "MemoryCarrier" not in str(each.func)][1:], []
+        )
+
+
+class ConnectionTests(SynchronousTestCase):
+    """Connections on a session."""
+
+    def setUp(self) -> None:
+        """A session over one carrier."""
+        self.world = World()
+        self.world.road("only")
+        self.client = self.world.start()
+
+    def test_data_and_ends(self) -> None:
+        """Bytes both ways; the target's end, then the application's: both see a clean end, and nothing is left."""
+        app, target = self.world.connect()
+        app.transport.write(b"question")  # type: ignore[union-attr]  # connected
+        self.world.pass_time(0.1)
+        self.assertEqual(target.bytes_written, b"question")
+        target.receive(b"answer")
+        target.receive_fin()
+        self.world.pass_time(0.1)
+        self.assertEqual(app.received, b"answer")
+        target.settle()
+        self.world.pass_time(0.2)
+        self.assertEqual(app.ends, [ConnectionDone])
+        self.assertTrue(target.fin or target.closed)
+        self.assertFalse(target.aborted)
+        assert self.client.link is not None
+        self.assertEqual(len(self.client.link.mux), 0)
+        (session,) = self.world.server.sessions.values()
+        self.assertEqual(len(session.mux), 0)
+        self.world.pass_time(1.0)
+        self.assertEqual((session.mux._closing, self.client.link.mux._closing), (set(), set()))
+
+    def test_resets(self) -> None:
+        """A reset at either end is a reset at the other (X6)."""
+        app, target = self.world.connect()
+        target.lose()
+        self.world.pass_time(0.1)
+        self.assertEqual(app.ends, [ConnectionLost])
+        app, target = self.world.connect()
+        app.transport.abortConnection()  # type: ignore[union-attr]  # connected
+        self.world.pass_time(0.1)
+        self.assertTrue(target.aborted)
+
+    def test_refusals(self) -> None:
+        """The reason of a refusal comes back; one that is not wanted any more is closed at the server."""
+        assert self.client.link is not None
+        for port, reason in ((1, Reason.REFUSED), (2, Reason.POLICY)):
+            made = self.client.link.connect(Address("192.0.2.80", port), Factory.forProtocol(App))
+            self.world.pass_time(0.1)
+            failure = self.failureResultOf(made, DestinationError)
+            self.assertEqual(failure.value.reason, reason)  # type: ignore[union-attr]  # just asserted
+        made = self.client.link.connect(Address("192.0.2.80", 80), Factory.forProtocol(App))
+        made.cancel()
+        made.addErrback(lambda _: None)
+        self.world.pass_time(0.2)
+        self.assertTrue(self.world.egress.targets[-1].aborted)
+
+    def test_a_name_goes_to_the_server(self) -> None:
+        """Names are the server's to look up, unless it does not know how."""
+        assert self.client.link is not None
+        self.client.link.connect(Address("example.com", 80), Factory.forProtocol(App))
+        self.world.pass_time(0.1)
+        self.assertEqual(self.world.egress.asked[-1], Address("example.com", 80))
+
+    def test_a_slow_reader_stops_its_sender(self) -> None:
+        """What nobody takes is not sent beyond the credit, and another connection does not feel it (P10)."""
+        app, target = self.world.connect()
+        app.transport.pauseProducing()  # type: ignore[union-attr]  # connected
+        for _ in range(40):
+            if target.reading:
+                target.receive(bytes(20_000))
+            self.world.pass_time(0.05)
+        self.assertFalse(target.reading)
+        other, second = self.world.connect()
+        second.receive(b"unimpeded")
+        self.world.pass_time(0.1)
+        self.assertEqual(other.received, b"unimpeded")
+        app.transport.resumeProducing()  # type: ignore[union-attr]  # connected
+        self.world.pass_time(0.5)
+        self.assertTrue(target.reading)
+        self.assertGreater(len(app.received), INITIAL_CREDIT)
+
+    def test_a_sender_beyond_its_credit_loses_the_connection(self) -> None:
+        """Data without credit ends that connection with status 9, and no other."""
+        app, target = self.world.connect()
+        other, _ = self.world.connect()
+        app.transport.pauseProducing()  # type: ignore[union-attr]  # connected
+        (session,) = self.world.server.sessions.values()
+        stream = next(iter(session.mux._streams.values()))
+        stream.allow(1 << 40)
+        for _ in range(5):
+            target.receive(bytes(60_000))
+            self.world.pass_time(0.05)
+        self.assertEqual(app.ends, [ConnectionLost])
+        self.assertEqual(other.ends, [])
+        self.assertTrue(target.aborted)
+
+    def test_waiting_for_a_session(self) -> None:
+        """A tunnel starts its client, and connections wait until there is a session; one may be given up."""
+        world = World()
+        world.road("only")
+        client = world.start(seconds=0.0)
+        tunnel = PickaxeTunnel(client)
+        made = [tunnel.stream_endpoint(Address("192.0.2.80", 80)).connect(Factory.forProtocol(App)) for _ in range(2)]
+        self.assertEqual(tunnel.waiting, 2)
+        made[1].cancel()
+        made[1].addErrback(lambda _: None)
+        self.assertEqual(tunnel.waiting, 1)
+        world.pass_time(1.0)
+        self.assertIsInstance(self.successResultOf(made[0]), App)
+        self.assertEqual((tunnel.waiting, len(world.egress.targets)), (0, 1))
+        with self.assertRaises(DestinationError):
+            tunnel.datagram_endpoint(Address("192.0.2.80", 53))
+
+
+class RoamingTests(SynchronousTestCase):
+    """Carriers come and go; connections stay."""
+
+    def chatter(self, world: World, app: App, target: Any, seconds: float, step: float = 0.05) -> bytes:
+        """The target sends a little all the time; what it sent."""
+        sent = b""
+        for _ in range(round(seconds / step)):
+            if target.reading:
+                piece = world.rng.randbytes(500)
+                target.receive(piece)
+                sent += piece
+            world.pass_time(step)
+        return sent
+
+    def test_a_lost_carrier(self) -> None:
+        """The carrier is lost with data on the way: the next one carries on without a gap."""
+        world = World()
+        first, second = world.road("first"), world.road("second")
+        client = world.start()
+        app, target = world.connect()
+        sent = self.chatter(world, app, target, 1.0)
+        first.up = False
+        first.kill()
+        sent += self.chatter(world, app, target, 1.0)
+        assert client.link is not None
+        assert client.link.carrier is not None
+        self.assertEqual(client.link.carrier.name, "second")
+        self.assertGreater(len(second.made[0].sent), 0)
+        world.pass_time(0.5)
+        self.assertEqual(app.received, sent)
+        first.up = True
+        sent += self.chatter(world, app, target, 6.0)
+        assert client.link.carrier is not None
+        self.assertEqual(client.link.carrier.name, "first", "the better one is taken up again")
+        world.pass_time(0.5)
+        self.assertEqual(app.received, sent)
+
+    def test_a_frozen_carrier(self) -> None:
+        """A carrier that brings nothing any more, without a word, is left within three seconds."""
+        world = World()
+        first = world.road("first")
+        world.road("second")
+        client = world.start(seconds=4.0)
+        app, target = world.connect()
+        sent = self.chatter(world, app, target, 1.0)
+        first.freeze()
+        before = len(app.received)
+        sent += self.chatter(world, app, target, 3.0)
+        self.assertGreater(len(app.received), before)
+        world.pass_time(0.5)
+        self.assertEqual(app.received, sent)
+        assert client.link is not None
+        assert client.link.carrier is not None
+
+    def test_no_carrier_for_a_while(self) -> None:
+        """With every carrier gone connections wait, and go on when one comes back (``--keep-session``)."""
+        world = World()
+        road = world.road("only")
+        world.start()
+        app, target = world.connect()
+        road.up = False
+        road.kill()
+        target.receive(b"while nobody listens")
+        world.pass_time(100.0, 0.25)
+        self.assertEqual(app.ends, [])
+        road.up = True
+        world.pass_time(3.0)
+        self.assertEqual(app.received, b"while nobody listens")
+
+    def test_no_carrier_for_too_long(self) -> None:
+        """After the time to keep a session it is over at both ends, with resets."""
+        world = World(keep_session=60.0)
+        road = world.road("only")
+        world.start()
+        app, target = world.connect()
+        road.up = False
+        road.kill()
+        world.pass_time(61.0, 0.25)
+        self.assertEqual(app.ends, [ConnectionLost])
+        self.assertEqual(len(world.server.sessions), 1)
+        world.pass_time(260.0, 0.5)
+        self.assertEqual(len(world.server.sessions), 0)
+        self.assertTrue(target.aborted)
+
+    def test_a_server_that_forgot(self) -> None:
+        """A server that was started anew knows no session: within P8's bound resets, and a new login."""
+        world = World()
+        world.road("only")
+        client = world.start()
+        app, _ = world.connect()
+        world.restart_server()
+        world.pass_time(LOST_AFTER + 8.0)
+        self.assertEqual(app.ends, [ConnectionLost])
+        self.assertIsNotNone(client.link)
+        self.assertEqual(len(world.server.sessions), 1)
+
+    def test_a_small_bad_carrier(self) -> None:
+        """Over packets of 110 bytes of which one in twenty is lost, fragments and resends bring everything (P2b)."""
+        world = World()
+        first = world.road("good")
+        world.road("small", reliable=False, mtu=110, loss=0.05)
+        world.start(seconds=6.0)
+        app, target = world.connect()
+        piece = world.rng.randbytes(30_000)
+        target.receive(piece)
+        first.up = False
+        first.kill()
+        world.pass_time(60.0)
+        self.assertEqual(app.received, piece)
+
+    def test_spread(self) -> None:
+        """With policy spread both carriers carry data, and it comes out in order."""
+        world = World(policy=Policy.SPREAD)
+        roads = [world.road("first"), world.road("second", delay=0.04)]
+        world.start(seconds=4.0)
+        app, target = world.connect()
+        counts = [len(road.made[-1].sent) for road in roads]
+        sent = b""
+        for _ in range(60):
+            piece = world.rng.randbytes(2000)
+            app.transport.write(piece)  # type: ignore[union-attr]  # connected
+            sent += piece
+            world.pass_time(0.01)
+        world.pass_time(2.0)
+        self.assertEqual(target.bytes_written, sent)
+        self.assertTrue(all(len(road.made[-1].sent) > count + 10 for road, count in zip(roads, counts, strict=True)))
+
+    def test_race(self) -> None:
+        """With policy race the quicker one carries the data, whatever its place."""
+        world = World(policy=Policy.RACE)
+        world.road("slow", delay=0.2)
+        world.road("quick", delay=0.01)
+        client = world.start(seconds=15.0)
+        assert client.link is not None
+        assert client.link.carrier is not None
+        self.assertEqual(client.link.carrier.name, "quick")
+
+
+class StrangerTests(SynchronousTestCase):
+    """What a server does with packets that are nobody's."""
+
+    def test_silence(self) -> None:
+        """Packets without a session, and fragments of nothing, are answered by nothing and leave nothing behind."""
+        world = World()
+        road = world.road("only")
+        road.open()
+        carrier = road.made[0]
+        packets = [b"", b"\x01", b"\x0a\1\2\3\4" + bytes(20), b"\xff\1\2\3\4" + bytes(20), bytes(18), bytes(300)]
+        carrier.send(packets)
+        world.pass_time(0.1)
+        assert carrier.other is not None
+        self.assertEqual(carrier.other.sent, [])
+        self.assertEqual(len(world.server.sessions), 0)
+
+    def test_a_wrong_first_packet_does_not_end_a_login(self) -> None:
+        """Who has seen a SID cannot take the login from its user by sending something wrong."""
+        world = World()
+        road = world.road("only", delay=0.1)
+        client = world.start(seconds=0.25)
+        assert road.made[0].other is not None
+        response = wire.decode_login_response(road.made[0].other.sent[0])
+        road.open()
+        road.made[1].send([b"\x0c" + response.sid + bytes(40)])
+        world.pass_time(1.0)
+        self.assertIsNotNone(client.link)
+
+    def test_sessions_of_one_user_are_bounded(self) -> None:
+        """Beyond --max-per-user a login leads to nothing."""
+        import dataclasses
+
+        from mikanet.guard.admission import AdmissionLimits
+        from mikanet.pickaxe.server import PickaxeServer
+
+        world = World()
+        config = dataclasses.replace(world.server_config, limits=AdmissionLimits(per_user=1))
+        world.server = PickaxeServer(world.clock, config)
+        world.road("only")
+        world.start()
+        world.start(seconds=8.0)
+        self.assertEqual(len(world.server.sessions), 1)
+
+    def test_a_message_that_is_none(self) -> None:
+        """An authentic message that no table allows is skipped; the session goes on."""
+        world = World()
+        world.road("only")
+        client = world.start()
+        assert client.link is not None
+        for kind, body in (
+            (wire.CONNECT, b"short"),
+            (wire.LISTEN, bytes(40)),
+            (14, b""),
+            (wire.CLOSE, b""),
+            (wire.ECHO, b""),
+        ):
+            client.link.send(kind, body)
+        client.link.send(wire.CONNECT, bytes(16) + b"\x09what")
+        client.link.pump()
+        world.pass_time(0.2)
+        app, target = world.connect()
+        target.receive(b"still here")
+        world.pass_time(0.1)
+        self.assertEqual(app.received, b"still here")
