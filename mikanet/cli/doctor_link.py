@@ -129,9 +129,14 @@ def server_findings(setup: PaqetSetup, seconds: float) -> Iterator[Finding]:
     """Watch the port for a while. A server that runs is not disturbed."""
     port = link_port(setup)
     try:
-        seen = _watch(setup, seconds)
+        interface = link_interface(setup)
     except ConfigError as error:
-        yield problem("packets", str(error), "ip link")
+        yield note("packets", f"not watched: {error}", "network.interface: NAME   (in the file, to watch that one)")
+        return
+    try:
+        seen = _watch(setup, interface, seconds)
+    except ConfigError as error:
+        yield note("packets", f"not watched: {error}")
         return
     from_clients = sum(seen.verdicts[True].values())
     if not from_clients:
@@ -154,9 +159,9 @@ class _Seen:
         self.locked_from: Counter[str] = Counter()
 
 
-def _watch(setup: PaqetSetup, seconds: float) -> _Seen:
+def _watch(setup: PaqetSetup, interface: str, seconds: float) -> _Seen:
     seen = _Seen(make_dissector(setup))
-    for packet in capture(link_interface(setup), setup, seconds):
+    for packet in capture(interface, setup, seconds):
         found = seen.dissector.packet(packet.data[_IP_AT:])
         if found is None:
             continue

@@ -21,7 +21,7 @@ from mikanet.crypto.packets import packet_cipher
 from mikanet.errors import ConfigError, RemoteProtocolError
 from mikanet.paqet.options import PaqetSetup, client_raw_settings, load_setup, server_raw_settings
 from mikanet.rawpackets.bpf import of_port
-from mikanet.rawpackets.device import PacketSocket
+from mikanet.rawpackets.capture import CaptureSocket
 from mikanet.wire.captures import ETHERNET, IP_AT, Captured, file_header, packet_block, read_captures
 
 _BUFFER = 16 << 20
@@ -142,9 +142,7 @@ def capture(interface: str, setup: PaqetSetup, seconds: float) -> Iterator[Captu
     :param seconds: to end after; 0 goes on.
     :raises ConfigError: in one line, without the right to capture.
     """
-    device = PacketSocket(
-        interface, of_port(_PROTOCOLS[setup.config.carrier], link_port(setup)), _BUFFER, outgoing=True
-    )
+    device = CaptureSocket(interface, of_port(_PROTOCOLS[setup.config.carrier], link_port(setup)), _BUFFER)
     try:
         until = time.monotonic() + seconds if seconds else None
         while True:

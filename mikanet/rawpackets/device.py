@@ -27,7 +27,7 @@ except ImportError:  # an install without a compiler
 
 # Linux, <linux/if_packet.h>, <linux/if_ether.h>, <linux/if_arp.h>, <asm/socket.h>, <linux/sockios.h>.
 _ETH_P_ALL = 3
-_SOL_PACKET = 263
+SOL_PACKET = 263
 _PACKET_STATISTICS = 6
 _PACKET_IGNORE_OUTGOING = 23
 _SO_ATTACH_FILTER = 26
@@ -120,35 +120,35 @@ def attach_filter(to: socket.socket, program: Sequence[Instruction]) -> None:
 class PacketSocket:
     """The AF_PACKET backend.
 
-    :param outgoing: show what this machine sends as well.
     :raises ConfigError: in one line, if the socket cannot be opened or the interface is not one of Ethernet.
     """
 
-    def __init__(self, interface: str, program: Sequence[Instruction], sockbuf: int, outgoing: bool = False) -> None:
+    #: Whether what this machine sends is seen as well.
+    sees_outgoing = False
+
+    def __init__(self, interface: str, program: Sequence[Instruction], sockbuf: int) -> None:
         try:
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         except PermissionError:
             raise ConfigError(
                 "raw sockets need root, or the capability CAP_NET_RAW (AmbientCapabilities= in a systemd unit)"
             ) from None
         try:
-            self._open(interface, program, sockbuf, outgoing)
+            self._open(interface, program, sockbuf)
         except BaseException:
-            self._socket.close()
+            self.socket.close()
             raise
 
-    def _open(self, interface: str, program: Sequence[Instruction], sockbuf: int, outgoing: bool) -> None:
-        made = self._socket
+    def _open(self, interface: str, program: Sequence[Instruction], sockbuf: int) -> None:
+        made = self.socket
         attach_filter(made, program)
         for forced, asked in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
             try:
                 made.setsockopt(socket.SOL_SOCKET, forced, sockbuf)
             except PermissionError:
                 made.setsockopt(socket.SOL_SOCKET, asked, sockbuf)
-        try:
-            made.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, not outgoing)
-        except OSError:
-            pass  # before Linux 4.20; the filter asks for packets to this machine
+        if not self.sees_outgoing:
+            self._ignore_outgoing()
         try:
             made.bind((interface, _ETH_P_ALL))
             self.mtu = interface_mtu(interface)
@@ -160,15 +160,23 @@ class PacketSocket:
         _, _, _, kind, self.mac = made.getsockname()
         if kind not in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK):
             raise ConfigError(f"interface {interface} is not Ethernet: name one that is, or set carrier: udp")
+        if kind == _ARPHRD_LOOPBACK:
+            self._ignore_outgoing()  # everything that goes out there comes in as well
+
+    def _ignore_outgoing(self) -> None:
+        try:
+            self.socket.setsockopt(SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+        except OSError:
+            pass  # before Linux 4.20; a port's filter asks for packets to this machine
 
     def fileno(self) -> int:
         """As :class:`FrameDevice`."""
-        return self._socket.fileno()
+        return self.socket.fileno()
 
     def receive_runs(self) -> tuple[list[Run], list[bytes]]:
         """As :class:`FrameDevice`."""
         if _receive_frames is not None:
-            return _receive_frames(self._socket.fileno(), READ_AT_ONCE)
+            return _receive_frames(self.socket.fileno(), READ_AT_ONCE)
         return open_runs(self.receive())
 
     def send_packets(self, maker: FrameMaker, path: FramePath, payloads: list[bytes]) -> int:
@@ -177,7 +185,7 @@ class PacketSocket:
         if _send_frames is None or cycle.has_syn:
             return self.send(maker.make(path, payloads))
         sent = _send_frames(
-            self._socket.fileno(), path.template, path.sum, maker.epoch, maker.sent, cycle.packed, cycle.at, payloads
+            self.socket.fileno(), path.template, path.sum, maker.epoch, maker.sent, cycle.packed, cycle.at, payloads
         )
         maker.count(cycle, sent)
         return sent
@@ -187,7 +195,7 @@ class PacketSocket:
 
         :raises OSError: if the interface is away.
         """
-        receive = self._socket.recv
+        receive = self.socket.recv
         frames: list[bytes] = []
         try:
             for _ in range(READ_AT_ONCE):
@@ -201,7 +209,7 @@ class PacketSocket:
 
     def send(self, frames: Sequence[bytes]) -> int:
         """Send whole frames; as :meth:`send_packets`."""
-        send = self._socket.send
+        send = self.socket.send
         sent = 0
         try:
             for frame in frames:
@@ -216,13 +224,13 @@ class PacketSocket:
 
     def dropped(self) -> int:
         """As :class:`FrameDevice`."""
-        answer = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
+        answer = self.socket.getsockopt(SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
         return int(_STATISTICS.unpack(answer)[1])
 
     def pending_error(self) -> int:
         """As :class:`FrameDevice`."""
-        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def close(self) -> None:
         """As :class:`FrameDevice`."""
-        self._socket.close()
+        self.socket.close()

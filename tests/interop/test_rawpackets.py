@@ -15,7 +15,7 @@ from mikanet.counters import Counters
 from mikanet.errors import ConfigError
 from mikanet.rawpackets import device
 from mikanet.rawpackets.bpf import of_port
-from mikanet.rawpackets.device import PacketSocket
+from mikanet.rawpackets.capture import CaptureSocket
 from mikanet.rawpackets.frames import parse_frame
 from mikanet.rawpackets.port import RawTcpPort
 from mikanet.rawpackets.settings import FamilyPath, RawPeer, RawSettings
@@ -229,7 +229,7 @@ class RawPortTests(TestCase):
     async def test_kernels_keep_silent(self) -> None:
         """Neither machine's kernel sends anything of its own, without any firewall rule: the ports are held."""
         with self.pair.first.entered():
-            wire = PacketSocket(self.pair.first.interface, of_port(6, PORT), 1 << 20, outgoing=True)
+            wire = CaptureSocket(self.pair.first.interface, of_port(6, PORT), 1 << 20)
         self.addCleanup(wire.close)
         server = self.end(self.pair.second, self.pair.first)
         client = self.end(self.pair.first, self.pair.second, port=0)
