@@ -25,6 +25,7 @@ from mikanet.errors import RemoteProtocolError
 from mikanet.fec.decoder import FecDecoder
 from mikanet.fec.reedsolomon import ReedSolomon
 from mikanet.filters.obfs_http import ObfsHttpClient, ObfsHttpServer, make_request_head
+from mikanet.filters.packetizer import PacketReader, frame
 from mikanet.frontdoors.http_messages import connect_destination, outgoing
 from mikanet.kcp.arq import Arq
 from mikanet.kcp.segment import decode
@@ -37,11 +38,17 @@ from mikanet.mika import wire
 from mikanet.mika.http_target import HttpTarget
 from mikanet.mika.session import Profile, ServerSession, derive_keys
 from mikanet.paqet.wire import Dialect, MessageReader
+from mikanet.pickaxe import wire as pickaxe
+from mikanet.pickaxe.keys import Mac, SessionKeys
+from mikanet.pickaxe.paths import Path
+from mikanet.pickaxe.session import Role
+from mikanet.pickaxe.session import Session as PickaxeSession
 from mikanet.rawpackets.frames import open_frame
 from mikanet.smux.frame import FrameReader
 from mikanet.smux.session import Session, SmuxSettings, StreamData
 from mikanet.wire import socks
 from mikanet.wire.captures import Captured, file_header, packet_block, read_captures
+from mikanet.wire.connect_client import ConnectHandshake
 from mikanet.wire.socks_client import ClientHandshake
 from mikanet.wire.socks_server import ServerHandshake
 from tests.lab.fuzzer import Codec, Run
@@ -50,6 +57,7 @@ from tests.support.vectors import load
 
 _STREAMS = load("mika/vectors.json")["streams"]
 _IV, _KEY = bytes.fromhex(_STREAMS[1]["iv"]), bytes.fromhex(_STREAMS[1]["key"])
+_PICKAXE_KEYS = SessionKeys(bytes(32), bytes(range(32)))
 _MOMENT = _STREAMS[1]["unix_time"]
 _GO_KEYS = derive_keys(_STREAMS[1]["password"].encode(), Profile.GO, _STREAMS[1]["method"])
 
@@ -105,6 +113,90 @@ def _any_mac(run: Run) -> Run:
 
 def _always(first: object, second: object) -> bool:
     return True
+
+
+_PICKAXE_PARSERS: tuple[Callable[[bytes], Any], ...] = (
+    pickaxe.decode_login,
+    pickaxe.decode_login_response,
+    pickaxe.decode_connect,
+    pickaxe.decode_connect_response,
+    pickaxe.decode_listen,
+    pickaxe.decode_listen_response,
+    pickaxe.decode_stop_listen,
+    pickaxe.decode_accept,
+    pickaxe.decode_close,
+    pickaxe.decode_credit,
+    pickaxe.decode_echo,
+    pickaxe.decode_fragment,
+)
+_PID = bytes(range(16))
+_PICKAXE_BODIES = [
+    pickaxe.encode_login(pickaxe.Login(_PID, (1, 0), "alice")),
+    pickaxe.encode_login_response(pickaxe.LoginResponse(_PID, (1, 0), b"SIDS", _PID)),
+    pickaxe.encode_connect(_PID, Address("192.0.2.1", 80)),
+    pickaxe.encode_connect(_PID, Address("2001:db8::1", 80)),
+    pickaxe.encode_connect(_PID, Address("example.com", 80)),
+    pickaxe.encode_connect_response(_PID, b"CIDS", 0),
+    pickaxe.encode_listen(_PID, 80),
+    pickaxe.encode_listen_response(_PID, 0, 80),
+    pickaxe.encode_stop_listen(_PID),
+    b"CIDS\0",
+    pickaxe.encode_credit(b"CIDS", 1 << 20),
+    pickaxe.encode_echo(pickaxe.ECHO_REQUEST, _PID, pickaxe.encode_progress(7, b"\5")),
+    *pickaxe.fragment(bytes(100), 60),
+]
+
+
+def _packets(pieces: Sequence[bytes]) -> Any:
+    """Pickaxe's packets on a stream: those before a wrong length, and whether there was one."""
+    reader, packets = PacketReader(), []
+    for piece in pieces:
+        try:
+            packets += reader.feed(piece)
+        except RemoteProtocolError:
+            break
+    if reader.broken and not packets:
+        raise RemoteProtocolError("a wrong length at once")
+    return packets, reader.broken
+
+
+def _pickaxe_packets() -> list[bytes]:
+    """What a Pickaxe client sends on a session."""
+    client = PickaxeSession(Role.CLIENT, b"SIDS", _PICKAXE_KEYS, lambda size: bytes(size))
+    path = Path(True)
+    client.use(path, 0.0)
+    client.ask(0.0)
+    for body in _PICKAXE_BODIES:
+        for kind in (pickaxe.CONNECT, pickaxe.DATA, pickaxe.ECHO):
+            client.send(kind, body, now=0.0)
+    return [packet for _, packets in client.flush(0.0) for packet in packets]
+
+
+def _pickaxe_session(pieces: Sequence[bytes]) -> Any:
+    """A server's session that takes one packet."""
+    server = PickaxeSession(Role.SERVER, b"SIDS", _PICKAXE_KEYS, lambda size: bytes(size))
+    path = Path(True)
+    messages = server.receive(b"".join(pieces), path, 0.0)
+    server.flush(0.0)
+    return [message[:2] for message in messages], path.proven
+
+
+def _any_pickaxe_mac(run: Run) -> Run:
+    """The same with a MAC that is always right."""
+
+    def patched(pieces: Sequence[bytes]) -> Any:
+        real = Mac.matches
+        Mac.matches = lambda *_: True  # type: ignore[method-assign]  # put back at once
+        try:
+            return run(pieces)
+        finally:
+            Mac.matches = real  # type: ignore[method-assign]
+
+    return patched
+
+
+def _connect_client() -> ConnectHandshake:
+    return ConnectHandshake(Address("example.com", 443), "user", "password")
 
 
 def _handshake(make: Callable[[], Any], result: str) -> Run:
@@ -365,6 +457,23 @@ CODECS: dict[str, Codec] = {
         Codec("pickaxe-web-request", lambda: list(_WEB_BODIES), _whole(http_exchange.decode_request), stream=False),
         Codec("pickaxe-web-answer", lambda: list(_WEB_BODIES), _whole(http_exchange.Answer.decode), stream=False),
         Codec("pickaxe-web-batch", lambda: [b"\3\0\0\0abc\1\0\0\0d"], _whole(split), stream=False),
+        Codec("pickaxe-packets", lambda: [frame([b"a", bytes(300), b"bc"])], _packets),
+        *(
+            Codec(
+                f"pickaxe-{parse.__name__.removeprefix('decode_')}",
+                lambda: _PICKAXE_BODIES,
+                _whole(parse),
+                stream=False,
+            )
+            for parse in _PICKAXE_PARSERS
+        ),
+        Codec("pickaxe-session", _pickaxe_packets, _pickaxe_session, stream=False),
+        Codec("pickaxe-session-open", _pickaxe_packets, _any_pickaxe_mac(_pickaxe_session), stream=False),
+        Codec(
+            "http-connect-client",
+            lambda: [b"HTTP/1.1 200 OK\r\nVia: x\r\n\r\nrest"],
+            _handshake(_connect_client, "reply"),
+        ),
         Codec("megaki-server", _megaki_client, _megaki_server),
         Codec("megaki-worker", lambda: [b"\1\4\5\0\0\0hello\3", b"\1\5\3", b"\2\5\3"], _megaki_worker),
         Codec("obfs-http-server", lambda: [_OBFUSCATED], _filtering(lambda up: ObfsHttpServer(up, lambda: 0.0))),
