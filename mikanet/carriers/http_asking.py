@@ -27,11 +27,13 @@ from mikanet.carriers.http_exchange import (
     Exchange,
     Opened,
 )
-from mikanet.carriers.http_pacing import HIGH_WATER, LOW_WATER, Pacer
+from mikanet.carriers.http_pacing import HIGH_WATER, LOW_WATER, Pacer, Sizer
 from mikanet.errors import MikanetError, RemoteProtocolError
 
-#: Seconds beyond the server's wait after which a request counts as lost.
+#: Seconds beyond the server's wait after which a request counts as lost if nothing came meanwhile, and bytes of its own for
+#: which it has one second more.
 GRACE = 8.0
+SLOWEST = 16_384
 
 #: Seconds for which requests may fail, one after the other, until the carrier is lost, and between tries.
 PATIENCE = 12.0
@@ -53,17 +55,27 @@ class HttpStatusError(MikanetError):
         self.status = status
 
 
-#: Sends a body and gives the body of the answer; fails with HttpStatusError unless the status is 200.
-Post = Callable[[bytes], Deferred[bytes]]
+#: Sends a body and gives the body of the answer; fails with HttpStatusError unless the status is 200. Calls its second
+#: argument for each piece of the answer that comes.
+Post = Callable[[bytes, Callable[[], None]], Deferred[bytes]]
 
 
 @dataclass(slots=True, eq=False)
 class _Attempt:
     rid: int
     body: bytes
+    since: float
     tries: int = 0
+    late: IDelayedCall | None = None
     asking: Deferred[None] | None = None
     retry: IDelayedCall | None = None
+
+    def stop(self) -> None:
+        """Stop its timers."""
+        for timer in (self.late, self.retry):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self.late = self.retry = None
 
 
 class AskingCarrier(BaseCarrier):
@@ -90,13 +102,14 @@ class AskingCarrier(BaseCarrier):
         self._early: dict[int, tuple[int, list[bytes]]] = {}
         self._queue = PacketQueue()
         self._pacer = Pacer()
-        self._most = MAX_STRANGER_BODY - EXCHANGE_HEAD
+        self._sizer = Sizer(MAX_STRANGER_BODY - EXCHANGE_HEAD)
+        self._heard = 0.0
         self._interval = POLL[0]
         self._poll_at = 0.0
         self._more = False
         self._failing_since: float | None = None
         self._timer: IDelayedCall | None = None
-        self._closing = self._end_sent = False
+        self._closing = self._end_sent = self._is_proven = False
         self._on_lost = on_lost
         self._arm(0.0)
 
@@ -118,7 +131,9 @@ class AskingCarrier(BaseCarrier):
 
     def proven(self) -> None:
         """The server knows us, so it takes bodies of full size."""
-        self._most = MAX_BODY - EXCHANGE_HEAD
+        if not self._is_proven:
+            self._is_proven = True
+            self._sizer = Sizer(MAX_BODY - EXCHANGE_HEAD)
 
     def refuse(self) -> None:
         """The server is none: away from it."""
@@ -146,7 +161,7 @@ class AskingCarrier(BaseCarrier):
                 if self._pacer.due(self._queue.waiting, now) > now:
                     break
                 self._pacer.sent()
-                self._ask(self._queue.take(self._most))
+                self._ask(self._queue.take(self._sizer.most))
                 self._interval = POLL[0]
             elif self._closing:
                 if self._end_sent:
@@ -173,17 +188,31 @@ class AskingCarrier(BaseCarrier):
     def _ask(self, batch: bytes, flags: int = 0) -> None:
         rid = self._next_rid
         self._next_rid += 1
-        attempt = _Attempt(rid, Exchange(self._sid, rid, self._next_answer - 1, flags).encode(batch))
+        body = Exchange(self._sid, rid, self._next_answer - 1, flags).encode(batch)
+        attempt = _Attempt(rid, body, self._clock.seconds())
         self._in_flight[rid] = attempt
         self._try(attempt)
 
     def _try(self, attempt: _Attempt) -> None:
         attempt.retry = None
-        asking = self._post(attempt.body)
-        asking.addTimeout(self._time_out, self._clock)
+        patience = self._time_out + len(attempt.body) / SLOWEST
+        attempt.late = self._clock.callLater(patience, self._late, attempt)
+        asking = self._post(attempt.body, self._progress)
         attempt.asking = asking.addCallbacks(
             self._answered, self._failed, callbackArgs=(attempt,), errbackArgs=(attempt,)
         )
+
+    def _progress(self) -> None:
+        self._heard = self._clock.seconds()
+
+    def _late(self, attempt: _Attempt) -> None:
+        """A request has had no answer for long; as long as anything comes it may be on its way."""
+        attempt.late = None
+        silence = self._clock.seconds() - self._heard
+        if silence < GRACE:
+            attempt.late = self._clock.callLater(GRACE - silence, self._late, attempt)
+        elif attempt.asking is not None:
+            attempt.asking.cancel()
 
     def _arm(self, delay: float | None = None) -> None:
         """Set the timer for the next thing to do, but never do it here: who sends may be sending more."""
@@ -225,6 +254,10 @@ class AskingCarrier(BaseCarrier):
             self._finish(Failure(problem))
             return
         self._failing_since = None
+        self._heard = now = self._clock.seconds()
+        attempt.stop()
+        if packets or len(self._in_flight) == self._window:  # or it was held, and says nothing about the path
+            self._sizer.arrived(len(attempt.body), now - attempt.since)
         del self._in_flight[attempt.rid]
         self._early[answer.rid] = answer.flags, packets
         while not self.lost and self._next_answer in self._early:
@@ -252,6 +285,7 @@ class AskingCarrier(BaseCarrier):
         """No answer: ask again, with the same request id and the same bytes."""
         if attempt.rid not in self._in_flight:
             return
+        attempt.stop()
         now = self._clock.seconds()
         if self._failing_since is None:
             self._failing_since = now
@@ -272,9 +306,9 @@ class AskingCarrier(BaseCarrier):
             self._timer = None
         attempts, self._in_flight = self._in_flight, {}
         for attempt in attempts.values():
-            if attempt.retry is not None:
-                attempt.retry.cancel()
-            elif attempt.asking is not None:
+            retrying = attempt.retry is not None
+            attempt.stop()
+            if attempt.asking is not None and not retrying:
                 attempt.asking.cancel()
         self._queue.clear()
         self._early.clear()

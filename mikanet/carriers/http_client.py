@@ -164,9 +164,10 @@ class Poster:
         self._url = _FixedURL.from_text(f"http{'s' if place.secure else ''}://{place.netloc}{place.path}")
         self._headers = Headers({b"Content-Type": [b"application/octet-stream"], b"Accept": [b"*/*"]})
 
-    def post(self, body: bytes, knock: Knock | None = None) -> Deferred[bytes]:
+    def post(self, body: bytes, progress: Callable[[], None], knock: Knock | None = None) -> Deferred[bytes]:
         """The body of the answer to ``body``.
 
+        :param progress: called for each piece of it that comes.
         :param knock: makes a cookie for this request.
         :return: fails with HttpStatusError if the status is not 200, RemoteProtocolError if there is far too much.
         """
@@ -174,9 +175,9 @@ class Poster:
         if knock is not None:
             headers = headers.copy()
             headers.setRawHeaders(b"Cookie", [knock()])
-        return Deferred.fromCoroutine(self._post(body, headers))
+        return Deferred.fromCoroutine(self._post(body, progress, headers))
 
-    async def _post(self, body: bytes, headers: Headers) -> bytes:
+    async def _post(self, body: bytes, progress: Callable[[], None], headers: Headers) -> bytes:
         response = await self._client.request(
             "POST", self._url, data=_Body(body), headers=headers, unbuffered=True, allow_redirects=False
         )
@@ -186,6 +187,7 @@ class Poster:
         def collect(piece: bytes) -> None:
             nonlocal size
             size += len(piece)
+            progress()
             if size <= MAX_BODY:
                 pieces.append(piece)
 
@@ -227,7 +229,7 @@ class AskingClientCarrier:
         rid = 1 + int.from_bytes(self._random_bytes(_RID_BYTES), "little")
         try:
             body = Open(self._hold, self._wait, rid).encode(padding(self._random_bytes))
-            opened = Opened.decode(await poster.post(body, self._place.knock))
+            opened = Opened.decode(await poster.post(body, lambda: None, self._place.knock))
         except BaseException:
             poster.close()
             raise

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from mikanet.carriers.base import BaseCarrier
 from mikanet.carriers.http_batches import PacketQueue, split
 from mikanet.carriers.http_exchange import ANSWER_HEAD, END, EXCHANGE_HEAD, MAX_BODY, MORE, Answer, Exchange
-from mikanet.carriers.http_pacing import EAGER, HIGH_WATER, LOW_WATER, Pacer
+from mikanet.carriers.http_pacing import EAGER, HIGH_WATER, LOW_WATER, Pacer, Sizer
 from mikanet.errors import RemoteProtocolError
 
 #: Seconds without a request, and without one that is held, after which a carrier is lost; the same for a stranger's.
@@ -88,6 +88,8 @@ class HeldCarrier(BaseCarrier):
         self._yield_at = 0.0
         self._queue = PacketQueue()
         self._pacer = Pacer()
+        self._sizer = Sizer(MAX_BODY - ANSWER_HEAD)
+        self._sent_at: dict[int, float] = {}
         self._forget = forget
         self._on_proven = on_proven
         self._timer: IDelayedCall | None = None
@@ -161,6 +163,10 @@ class HeldCarrier(BaseCarrier):
             self._take_early(now)
             self._serve()
 
+    def touch(self) -> None:
+        """Part of a request came."""
+        self._heard = self._clock.seconds()
+
     def gone(self, held: Held) -> None:
         """The connection of a request that is held is lost; its answer waits for the client to ask again."""
         for waiting in self._held:
@@ -192,7 +198,7 @@ class HeldCarrier(BaseCarrier):
             self._next_rid += 1
             # A client has no more than a window of requests under way, so it has the answers to all older ones.
             for old in [each for each in self._answered if each <= exchange.ack or each <= rid - self._window]:
-                del self._answered[old]
+                self._sizer.arrived(len(self._answered.pop(old)), now - self._sent_at.pop(old))
             wait = self._wait if not self._polled else LINGER if packets else 0.0
             little = 0 < sum(map(len, packets)) <= EAGER  # a question, and not a stream
             self._yield_at = now + YIELD if little else now
@@ -212,7 +218,7 @@ class HeldCarrier(BaseCarrier):
                 if len(held) <= self._capacity and self._pacer.due(queue.waiting, now) > now:
                     break
                 self._pacer.sent()
-                self._answer(queue.take(MAX_BODY - ANSWER_HEAD))
+                self._answer(queue.take(self._sizer.most))
             elif self._closing:
                 self._end(ConnectionDone())
                 return
@@ -229,6 +235,7 @@ class HeldCarrier(BaseCarrier):
         waiting = self._held.pop(0)
         body = Answer(waiting.rid, flags | (MORE if self._queue else 0)).encode(batch)
         self._answered[waiting.rid] = body
+        self._sent_at[waiting.rid] = self._clock.seconds()
         if waiting.request is not None:
             self._heard = self._clock.seconds()
             waiting.request.answer(body)

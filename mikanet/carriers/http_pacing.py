@@ -19,6 +19,37 @@ FULL = 262_144
 GATHER = 0.004
 
 
+#: Least and first size of a batch, and how long, in seconds, one should be under way at most, and at least before larger
+#: ones are tried.
+LEAST, FIRST = 65_536 + 4096, 262_144
+SLOW, FAST = 2.0, 1.0
+
+
+class Sizer:
+    """Says how large a batch may be: as large as the path carries in a second or two.
+
+    A body is of no use before it is there whole, so on a slow path large ones would hold up what a session needs to know.
+
+    :param limit: largest batch.
+    :ivar most: largest batch now.
+    """
+
+    __slots__ = ("_limit", "most")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.most = min(FIRST, limit)
+
+    def arrived(self, size: int, seconds: float) -> None:
+        """A batch of ``size`` bytes was under way for so long, to be acknowledged."""
+        if size * 2 < self.most:
+            return
+        if seconds > SLOW:
+            self.most = max(LEAST, self.most // 2)
+        elif seconds < FAST:
+            self.most = min(self._limit, self.most * 2)
+
+
 class Pacer:
     """Says when a batch may go."""
 

@@ -32,8 +32,8 @@ class SiteOfRequests(Protocol):
     def left(self, channel: SiteChannel) -> None:
         """A connection is gone."""
 
-    def knows(self, sid: bytes | None) -> bool:
-        """Whether ``sid`` is that of a client that has proved itself."""
+    def find(self, sid: bytes | None) -> HeldCarrier | None:
+        """The carrier of a client that has proved itself."""
 
     def serve(self, request: Any) -> None:
         """Answer a request."""
@@ -100,6 +100,7 @@ class SiteRequest(Request):
         self._pieces: list[bytes] = []
         self._size = 0
         self._most = MAX_STRANGER_BODY
+        self._sender: HeldCarrier | None = None
 
     @property
     def body(self) -> bytes | None:
@@ -116,8 +117,11 @@ class SiteRequest(Request):
         self._size += len(data)
         if self._size > self._most and self._most < MAX_BODY:
             start = b"".join(self._pieces)[: 1 + SID_SIZE] or data
-            if cast(SiteChannel, self.channel).site.knows(sid_of(start)):
+            self._sender = cast(SiteChannel, self.channel).site.find(sid_of(start))
+            if self._sender is not None:
                 self._most = MAX_BODY
+        if self._sender is not None:
+            self._sender.touch()
         if self._size <= self._most:
             self._pieces.append(data)
             return

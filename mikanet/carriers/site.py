@@ -120,10 +120,10 @@ class TunnelSite(Site):
 
     # -- requests
 
-    def knows(self, sid: bytes | None) -> bool:
-        """Whether ``sid`` is that of a client that has proved itself."""
+    def find(self, sid: bytes | None) -> HeldCarrier | None:
+        """The carrier of a client that has proved itself."""
         carrier = self.carriers.get(sid) if sid is not None else None
-        return carrier is not None and carrier.is_proven
+        return carrier if carrier is not None and carrier.is_proven else None
 
     def serve(self, request: Any) -> None:
         """Answer a request."""

@@ -152,11 +152,11 @@ class WindowTests(PairTestCase):
         self.assertFalse(self.far.got)
         link.run(1.0)
         link.client.proven()
-        link.client.send([bytes(60_000)] * 40)
-        link.server.send([bytes(60_000)] * 40)
+        link.client.send([bytes(60_000)] * 90)
+        link.server.send([bytes(60_000)] * 90)
         link.run(1.0)
-        self.assertEqual(len(self.far.got), 50)
-        self.assertEqual(len(self.near.got), 40)
+        self.assertEqual(len(self.far.got), 100)
+        self.assertEqual(len(self.near.got), 90)
         self.assertLessEqual(max(map(len, link.bodies)), MAX_BODY)
         self.assertGreater(max(map(len, link.bodies)), MAX_BODY - 70_000)
 
@@ -373,6 +373,20 @@ class EndTests(PairTestCase):
         link.run(3.0, 0.01)
         self.assertEqual(self.far.got, [b"prove", b"up"])
         self.assertEqual(self.near.got, [b"down"])
+
+    def test_slow_answer(self) -> None:
+        """An answer of which pieces come is waited for, however long it takes."""
+        link = self.start(wait=5)
+        link.client.send([b"prove"])
+        link.run(1.0)
+        under_way, link._arrive = len(link.bodies), lambda request, body: None  # type: ignore[method-assign]
+        for _ in range(60):
+            link.client._progress()
+            link.run(1.0, 0.1)
+        self.assertEqual(self.near.lost, [])
+        self.assertLessEqual(len(link.bodies), under_way + 2)  # the two that were held were answered in time
+        link.run(30.0, 0.1)
+        self.assertEqual(len(self.near.lost), 1)
 
     def test_silent_path(self) -> None:
         """A request that nobody answers counts as lost some seconds after the server's wait."""

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mikanet.carriers import http_batches, http_exchange, http_frames
 from mikanet.carriers.http_exchange import Answer, Exchange, Open, Opened
 from mikanet.carriers.http_frames import Close, FrameReader, Message, Ping, Pong
-from mikanet.carriers.http_pacing import EAGER, FULL, GATHER, Pacer
+from mikanet.carriers.http_pacing import EAGER, FIRST, FULL, GATHER, LEAST, Pacer, Sizer
 from mikanet.errors import RemoteProtocolError
 from mikanet.fec.reedsolomon import plain_combine
 from tests.support.feeding import fragmentations, mutations
@@ -145,6 +145,31 @@ class PacerTests(SynchronousTestCase):
         self.assertEqual(pacer.due(EAGER + 9, 6.0), 6.0 + GATHER)
         self.assertEqual(pacer.due(0, 7.0), 7.0)
         self.assertEqual(pacer.due(EAGER + 9, 8.0), 8.0 + GATHER)
+
+
+class SizerTests(SynchronousTestCase):
+    """How large a batch may be."""
+
+    def test_fast_path(self) -> None:
+        """Batches that arrive soon become larger, up to the limit; small ones say nothing."""
+        sizer = Sizer(1_000_000)
+        self.assertEqual(sizer.most, FIRST)
+        sizer.arrived(100, 0.1)
+        self.assertEqual(sizer.most, FIRST)
+        for _ in range(5):
+            sizer.arrived(sizer.most, 0.1)
+        self.assertEqual(sizer.most, 1_000_000)
+        self.assertEqual(Sizer(1000).most, 1000)
+
+    def test_slow_path(self) -> None:
+        """Batches that take long become smaller, but one packet of any size always fits; in between all stays."""
+        sizer = Sizer(1_000_000)
+        sizer.arrived(FIRST, 1.5)
+        self.assertEqual(sizer.most, FIRST)
+        for _ in range(5):
+            sizer.arrived(sizer.most, 2.5)
+        self.assertEqual(sizer.most, LEAST)
+        self.assertGreater(LEAST, 65_535 + 4)
 
 
 class FrameTests(SynchronousTestCase):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -121,7 +121,7 @@ class Link:
     def _lost(self) -> bool:
         return self.down or self.random.random() < self.loss
 
-    def post(self, body: bytes) -> Deferred[bytes]:
+    def post(self, body: bytes, progress: Callable[[], None] = lambda: None) -> Deferred[bytes]:
         """What a client posts with."""
         self.bodies.append(body)
         request: _Request
