@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -231,11 +232,12 @@ class RawTcpPort:
             self._paths.pop(peer, None)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Called by the reactor when the descriptor has an error: the interface went down. We stay."""
+        """Called by the reactor when the descriptor has an error, as when the interface went down. We stay."""
         if self._device is not None:
             number = self._device.pending_error()
             self._reactor.addReader(self)
-            self._lost_interface(OSError(number or errno.ENETDOWN, "the interface went down"))
+            if number:
+                self._lost_interface(OSError(number, os.strerror(number)))
 
     # -- sending
 
