@@ -15,6 +15,7 @@ from mikanet.nitrosocks.keys import (
     KeyRing,
     locator_of,
     make_transcript,
+    mask_challenge,
     one_time_password,
     server_proof,
     sha256,
@@ -186,7 +187,7 @@ class ClientLink(Link):
         if not CHALLENGE_BLOCK <= len(packet.body) <= CHALLENGE_BLOCK + MAX_CHALLENGE_PAD:
             raise RemoteProtocolError("not the length of a challenge")
         config, body = self._config, bytes(packet.body)
-        challenge = decode_challenge(config.decrypt(body[:CHALLENGE_BLOCK]))
+        challenge = decode_challenge(config.decrypt(mask_challenge(body[:CHALLENGE_BLOCK], self._k0, self._peer_salt)))
         if challenge.encrypt_type < config.least_type:
             raise RemoteProtocolError("a weaker cipher than we accept")
         transcript = make_transcript(self._salt, self._peer_salt, body, self._binding)

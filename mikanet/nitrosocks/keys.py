@@ -70,6 +70,15 @@ def length_key(k0: bytes, salt: bytes, direction: Direction) -> bytes:
     return hkdf(k0, salt, b"len " + direction.value, 32)
 
 
+def mask_challenge(block: bytes, k0: bytes, salt: bytes) -> bytes:
+    """A challenge's block as it travels, or back: RSA's own output is below the modulus, which shows in its first byte.
+
+    :param salt: the server's.
+    """
+    mask = hkdf(k0, salt, b"challenge", len(block))
+    return (int.from_bytes(block, "big") ^ int.from_bytes(mask, "big")).to_bytes(len(block), "big")
+
+
 def encrypt_challenge(public: rsa.RSAPublicKey, text: bytes) -> bytes:
     """A challenge's text under the public half: 256 bytes."""
     return public.encrypt(text, _OAEP)

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from mikanet.errors import AuthenticationError, RemoteProtocolError
-from mikanet.nitrosocks.keys import LOCATOR, TAG, KeyChain, KeyRing, make_transcript, server_proof, sha256
+from mikanet.nitrosocks.keys import (
+    LOCATOR,
+    TAG,
+    KeyChain,
+    KeyRing,
+    make_transcript,
+    mask_challenge,
+    server_proof,
+    sha256,
+)
 from mikanet.nitrosocks.link import (
     HANDSHAKE_TIME,
     NEVER,
@@ -236,7 +245,7 @@ class ServerLink(Link):
         self._greet_at = NEVER
         challenge = Challenge(random_bytes(SECRET), random_bytes(SECRET), config.encrypt_type, config.version)
         pad = random_bytes(random_below(random_bytes, MAX_CHALLENGE_PAD + 1))
-        block = config.encrypt(encode_challenge(challenge))
+        block = mask_challenge(config.encrypt(encode_challenge(challenge)), self._k0, self._salt)
         assert len(block) == CHALLENGE_BLOCK
         self._challenge = challenge
         self._challenge_body = block + pad

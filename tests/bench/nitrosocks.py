@@ -233,7 +233,11 @@ def stalls(target: int, count: int) -> Figures:
         stack.callback(hijacker.close)
         tunnel.through = hijacker.port
         tunnel.start_client()
-        sock = stack.enter_context(_socks_connect(tunnel.socks_port, target))
+        try:
+            sock = stack.enter_context(_socks_connect(tunnel.socks_port, target))
+        except ConnectionError as problem:
+            assert tunnel.client is not None
+            raise ConnectionError(f"{problem}; the client says: {tunnel.client.output}") from None
         sock.sendall(ORDER.pack(b"E", 0))
         times = []
         for number in range(count):

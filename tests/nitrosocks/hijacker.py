@@ -1,15 +1,19 @@
-"""A hijacker: a relay that ends TLS with a certificate of its own and begins it anew towards the server, in threads.
+"""A hijacker: a relay that ends TLS with a certificate of its own and begins it anew towards the server, in a thread.
 
 What passes in clear on both sides is kept for the test to look at.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import ssl
 import threading
 from pathlib import Path
+
+#: Bytes of each direction that are kept.
+KEPT = 1 << 20
 
 
 class Hijacked:
@@ -18,28 +22,21 @@ class Hijacked:
     :ivar up: what the client said inside TLS. :ivar down: what the server said.
     """
 
-    def __init__(self, near: ssl.SSLSocket, far: ssl.SSLSocket) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, writers: tuple[asyncio.StreamWriter, ...]) -> None:
         self.up = bytearray()
         self.down = bytearray()
-        self._socks = (near, far)
-        for source, sink, kept in ((near, far, self.up), (far, near, self.down)):
-            threading.Thread(target=self._pump, args=(source, sink, kept), daemon=True).start()
-
-    def _pump(self, source: ssl.SSLSocket, sink: ssl.SSLSocket, kept: bytearray) -> None:
-        try:
-            while data := source.recv(65536):
-                if len(kept) < 1 << 20:
-                    kept += data
-                sink.sendall(data)
-        except OSError:
-            pass
-        self.cut()
+        self._loop = loop
+        self._writers = writers
 
     def cut(self) -> None:
         """End it, without a goodbye of TLS."""
-        for sock in self._socks:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self.cut_here)
+
+    def cut_here(self) -> None:
+        """The same, in the loop's thread."""
+        for writer in self._writers:
+            writer.transport.abort()
 
 
 class Hijacker:
@@ -51,39 +48,59 @@ class Hijacker:
 
     def __init__(self, pem: Path, server: int) -> None:
         self.connections: list[Hijacked] = []
+        self._server = server
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(pem)
         self._towards = ssl.create_default_context()
         self._towards.check_hostname = False
         self._towards.verify_mode = ssl.CERT_NONE
-        self._server = server
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._loop = asyncio.new_event_loop()
+        listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.port: int = listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._run, args=(listener,), daemon=True)
+        self._thread.start()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._relay, args=(sock,), daemon=True).start()
+    def _run(self, listener: socket.socket) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.set_exception_handler(lambda loop, context: None)  # cuts are what we are here for
+        self._loop.run_until_complete(asyncio.start_server(self._relay, sock=listener, ssl=self._context))
+        self._loop.run_forever()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
 
-    def _relay(self, sock: socket.socket) -> None:
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            near = self._context.wrap_socket(sock, server_side=True)
-            plain = socket.create_connection(("127.0.0.1", self._server), timeout=20)
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            far = self._towards.wrap_socket(plain, server_hostname="localhost")
-            far.settimeout(None)
+            far_reader, far_writer = await asyncio.open_connection(
+                "127.0.0.1", self._server, ssl=self._towards, server_hostname="localhost"
+            )
         except OSError:
-            sock.close()
+            writer.transport.abort()
             return
-        self.connections.append(Hijacked(near, far))
+        connection = Hijacked(self._loop, (writer, far_writer))
+        self.connections.append(connection)
+        await asyncio.gather(
+            self._pump(reader, far_writer, connection.up, connection),
+            self._pump(far_reader, writer, connection.down, connection),
+        )
+
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, kept: bytearray, connection: Hijacked
+    ) -> None:
+        try:
+            while data := await source.read(65536):
+                kept += data[: max(0, KEPT - len(kept))]
+                sink.write(data)
+                await sink.drain()
+        except OSError:
+            pass
+        connection.cut_here()
 
     def close(self) -> None:
         """Stop, and cut everything."""
-        self._listener.close()
         for each in self.connections:
             each.cut()
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)

@@ -88,7 +88,9 @@ def connection(pair: rsa.RSAPrivateKey, first: int, encrypt_type: int, version: 
     oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
     values["challenge_text"] = text
     values["challenge_block"] = pair.public_key().encrypt(text, oaep)
-    challenge = values["challenge_block"] + values["pad"]
+    mask = HKDF(hashes.SHA256(), 256, values["server_salt"], b"challenge").derive(values["k0"])
+    values["challenge_masked"] = bytes(a ^ b for a, b in zip(values["challenge_block"], mask, strict=True))
+    challenge = values["challenge_masked"] + values["pad"]
     values["transcript"] = digest(values["client_salt"] + values["server_salt"] + challenge)
     values["signature"] = digest(digest(TOKEN + values["r1"]) + password(TOKEN, UNIX_TIME))
     values["proof"] = hmac.new(
@@ -109,7 +111,7 @@ def vector(pair: rsa.RSAPrivateKey, encrypt_type: int, version: bool) -> dict[st
     server = Masked(one["k0"], one["server_salt"], b"len s")
     temp_salt, key_salt = digest(one["r1"]), digest(TOKEN + one["r1"])
     client.packet(0xA5, one["junk"])
-    server.packet(1, one["challenge_block"] + one["pad"])
+    server.packet(1, one["challenge_masked"] + one["pad"])
     client.packet(2, Keys(one["token_temp"], temp_salt, b"c", one["transcript"], size).seal(2, one["signature"]))
     up, down = (Keys(old, key_salt, way, one["transcript"], size) for way in (b"c", b"s"))
     begin = Keys(one["token_temp"], temp_salt, b"s", one["transcript"], size)
@@ -129,7 +131,7 @@ def vector(pair: rsa.RSAPrivateKey, encrypt_type: int, version: bool) -> dict[st
     key_salt = digest(TOKEN + two["r1"])
     locator = HKDF(hashes.SHA256(), 16, None, b"locator").derive(new)
     client.packet(0x5A, two["junk"])
-    server.packet(1, two["challenge_block"] + two["pad"])
+    server.packet(1, two["challenge_masked"] + two["pad"])
     up, down = (Keys(new, key_salt, way, two["transcript"], size) for way in (b"c", b"s"))
     client.packet(6, up.seal(6, two["signature"], before=locator))
     server.packet(7, down.seal(7, recovered, two["proof"]))
