@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -42,13 +44,16 @@ class ToolTests(SynchronousTestCase):
         path.chmod(0o600)
         return str(path)
 
-    def start_server(self, more: str = "") -> Process:
-        """A server that listens."""
+    def start_server(self, more: str = "", words: Sequence[str] = ()) -> Process:
+        """A server that listens.
+
+        :param more: of its file. :param words: more options of twistd.
+        """
         if more:
             with open(self.server, "a", encoding="utf-8") as file:
                 file.write(more)
         program = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
-        words = ["-c", program, "--pidfile=", "-n", "paqet-server", "--config", self.server]
+        words = ["-c", program, "--pidfile=", *words, "-n", "paqet-server", "--config", self.server]
         words += ["--state-dir", str(self.folder / "state")]
         server = self.pair.second.start([sys.executable, *words], cwd=str(ROOT))
         self.addCleanup(server.kill)
@@ -131,6 +136,29 @@ class ToolTests(SynchronousTestCase):
         client = self.run_in(self.pair.first, "doctor", self.client_with(network=network))
         self.assertEqual(client.returncode, 1)
         self.assertIn(f'router_mac: "{self.pair.second.mac}"', client.stdout)
+
+    def rules(self) -> str:
+        """The tables of ours in the server's namespace."""
+        listed = self.pair.second.run(["nft", "list", "tables"]).stdout
+        return "".join(line for line in listed.splitlines() if "mikanet" in line)
+
+    def test_rules_of_a_killed_server(self) -> None:
+        """The rules are there while it runs, and gone after kill -9."""
+        server = self.start_server()
+        self.assertEqual(self.rules(), f"table inet mikanet_paqet_{PORT}")
+        server.signal(9)
+        wait_for(lambda: not server.alive, what="the end")
+        wait_for(lambda: not self.rules(), what="the removal of the rules")
+
+    def test_rules_without_privileges(self) -> None:
+        """A server that became somebody else answers as before, and its rules are gone when it ends."""
+        state = self.folder / "state"
+        state.mkdir()
+        os.chown(state, 65534, 65534)
+        server = self.start_server(words=["--uid", "65534"])
+        self.assertEqual(self.run_in(self.pair.first, "ping", self.client, "--count", "1").returncode, 0)
+        server.stop()
+        self.assertEqual(self.rules(), "")
 
     def test_dump(self) -> None:
         """A capture at the server shows a client's session, is written, and is read again the same."""
