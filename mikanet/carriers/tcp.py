@@ -31,7 +31,7 @@ from mikanet.carriers.base import OPEN_TIMEOUT, BaseCarrier
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
 from mikanet.dial import TcpEndpoint
 from mikanet.errors import ConfigError, RemoteProtocolError
-from mikanet.filters.packetizer import PacketReader, frame_pieces
+from mikanet.filters.packetizer import LENGTH, PacketReader, frame_pieces
 from mikanet.guard.server import Guard, GuardedFactory
 from mikanet.interfaces import ICarrier, IClientCarrier, IServerCarrier
 
@@ -39,7 +39,7 @@ from mikanet.interfaces import ICarrier, IClientCarrier, IServerCarrier
 DEFAULT_PORT = 8865
 
 #: One packet of less than this many bytes is joined with its length, which costs less than two pieces do.
-_FEW, _SMALL = 2, 4096
+_SMALL = 4096
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -73,11 +73,10 @@ class StreamCarrier(BaseCarrier, Protocol):
     def send(self, packets: Sequence[bytes]) -> None:
         """All packets in one write."""
         if self.transport is not None and not self.lost:
-            pieces = frame_pieces(packets)
-            if len(pieces) == _FEW and len(packets[0]) < _SMALL:
-                prompt.send(self.transport, b"".join(pieces))
+            if len(packets) == 1 and len(packets[0]) < _SMALL:
+                prompt.send(self.transport, LENGTH.pack(len(packets[0])) + packets[0])
             else:
-                prompt.send_all(self.transport, pieces)
+                prompt.send_all(self.transport, frame_pieces(packets))
 
     def close(self) -> None:
         """A clean end after what waits."""
@@ -99,7 +98,8 @@ class StreamCarrier(BaseCarrier, Protocol):
         except RemoteProtocolError:
             self.refuse()
             return
-        self.deliver(packets)
+        if packets and self.user is not None:
+            self.user.packets_received(self, packets)
         if self._reader.broken:
             self.refuse()
 

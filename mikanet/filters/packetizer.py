@@ -16,7 +16,11 @@ from mikanet.errors import RemoteProtocolError
 #: Largest packet on a stream, in bytes.
 MAX_PACKET = 65_535
 
-_LENGTH = struct.Struct("<I")
+#: Parts of an unfinished packet that are kept apart.
+_MOST_PARTS = 64
+
+#: Field L.
+LENGTH = struct.Struct("<I")
 
 
 def frame(packets: Iterable[bytes]) -> bytes:
@@ -27,7 +31,7 @@ def frame(packets: Iterable[bytes]) -> bytes:
 def frame_pieces(packets: Iterable[bytes]) -> list[bytes]:
     """Packets as pieces of a stream, to be sent one after the other."""
     pieces: list[bytes] = []
-    pack = _LENGTH.pack
+    pack = LENGTH.pack
     for packet in packets:
         pieces += (pack(len(packet)), packet)
     return pieces
@@ -44,7 +48,7 @@ class PacketReader:
     def __init__(self, max_packet: int = MAX_PACKET) -> None:
         self._max_packet = max_packet
         self._head = b""  # of a length that has not come whole
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
         self._missing = 0
         self._broken = False
 
@@ -73,9 +77,11 @@ class PacketReader:
             if len(data) < at:
                 self._parts.append(data)
                 self._missing -= len(data)
+                if len(self._parts) >= _MOST_PARTS:  # many crumbs cost more than their bytes
+                    self._parts = [b"".join(self._parts)]
                 return packets
             # What spans several reads is joined once, when it is complete.
-            self._parts.append(data[:at])
+            self._parts.append(memoryview(data)[:at])
             packets.append(b"".join(self._parts))
             self._parts.clear()
             self._missing = 0
@@ -84,7 +90,7 @@ class PacketReader:
             self._head = b""
         end = len(data)
         while end - at >= 4:
-            (size,) = _LENGTH.unpack_from(data, at)
+            (size,) = LENGTH.unpack_from(data, at)
             if not 1 <= size <= self._max_packet:
                 self._broken = True
                 if packets:
@@ -93,7 +99,8 @@ class PacketReader:
             at += 4
             stop = at + size
             if stop > end:
-                self._parts.append(data[at:])
+                # A view keeps the read alive, and saves the copy that would be joined later anyway.
+                self._parts.append(memoryview(data)[at:])
                 self._missing = stop - end
                 return packets
             packets.append(data[at:stop])

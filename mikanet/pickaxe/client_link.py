@@ -135,10 +135,10 @@ class ClientLink(Link):
         """See :meth:`Link.foreign`."""
         self._owner.packets_received(carrier, [packet])
 
-    def _fill(self) -> bool:
-        if self._owner.spreads and self.mux.ready:
+    def _fill(self, now: float) -> bool:
+        if self._owner.spreads:
             self._owner.spread()
-        return super()._fill()
+        return super()._fill(now)
 
     # -- connections
 

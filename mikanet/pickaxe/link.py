@@ -115,8 +115,8 @@ class Link:
                 for message in receive(packet, path, now):
                     if not deliver(message):
                         self.message(message)
-                    if self.ended:
-                        return
+                if self.ended:
+                    return
             if path.heard == now:
                 self.heard = now
             if path.proven and carrier not in self._shown:
@@ -126,7 +126,7 @@ class Link:
                 self.carrier_proven(carrier)
         finally:
             self._busy = busy
-        self.pump()
+        self.pump(now)
 
     def carrier_writable(self, carrier: ICarrier) -> None:
         """There is room again."""
@@ -171,8 +171,9 @@ class Link:
         end of the turn, together with what else comes up in it."""
         if self._busy or self._awake:
             return
-        if self.reactor.seconds() - self._sent_at >= _TURN:
-            self.pump()
+        now = self.reactor.seconds()
+        if now - self._sent_at >= _TURN:
+            self.pump(now)
         else:
             self._awake = True
             self.reactor.callLater(0, self._woken)
@@ -181,15 +182,16 @@ class Link:
         self._awake = False
         self.pump()
 
-    def pump(self) -> None:
+    def pump(self, now: float | None = None) -> None:
         """Send what can be sent. Called from inside itself or while packets are being taken in, it waits for the end."""
         if self._busy or self.ended:
             return
         self._busy = True
-        try:
+        if now is None:
             now = self.reactor.seconds()
+        try:
             while True:
-                more = self._fill()
+                more = bool(self.mux.ready) and self._fill(now)
                 for path, packets in self.session.flush(now):
                     self._transmit(path, packets)
                     self._sent_at = now
@@ -199,11 +201,9 @@ class Link:
             self._busy = False
         self._arm(now)
 
-    def _fill(self) -> bool:
+    def _fill(self, now: float) -> bool:
         """Make packets of what streams have; whether there may be more to do at once."""
         mux = self.mux
-        if not mux.ready:
-            return False
         carrier = self.carrier
         if carrier is None or not carrier.writable:
             return False
@@ -211,7 +211,7 @@ class Link:
         if room <= 0:
             return False
         chunk = min(self._chunk, max(64, carrier.max_packet_size - wire.DATA_OVERHEAD))
-        mux.fill(min(room, _BATCH), min(chunk, wire.MAX_DATA))
+        mux.fill(self.session, now, min(room, _BATCH), chunk)
         return bool(mux.ready)
 
     def _transmit(self, path: Path, packets: Sequence[bytes]) -> None:
@@ -260,7 +260,7 @@ class Link:
 def transmit(carrier: ICarrier, packets: Sequence[bytes]) -> None:
     """Send packets by a carrier, as fragments where they are too large for it."""
     limit = carrier.max_packet_size
-    if max(map(len, packets)) > limit:
+    if limit < wire.MAX_PACKET and max(map(len, packets)) > limit:
         pieces: list[bytes] = []
         for packet in packets:
             if len(packet) <= limit or packet[0] in (wire.LOGIN, wire.LOGIN_RESPONSE):

@@ -15,7 +15,7 @@ from zope.interface import implementer
 from mikanet.errors import RemoteProtocolError
 from mikanet.filters.streams import CreditStream, IStreamOwner
 from mikanet.pickaxe import wire
-from mikanet.pickaxe.session import Received
+from mikanet.pickaxe.session import Received, Session
 from mikanet.pickaxe.wire import Status
 
 #: Bytes that may be sent on a new connection before the peer has said anything about it.
@@ -26,6 +26,9 @@ SESSION_CREDIT, MIN_WINDOW, MAX_WINDOW = 4 * 1024 * 1024, 16 * 1024, 1024 * 1024
 
 #: Connections of one session at the same time.
 MAX_STREAMS = 4096
+
+#: Most bytes of one stream's turn: a read of Twisted's.
+_TAKE = 64 * 1024
 
 _CID = struct.Struct("<I")
 _UNBOUNDED = 1 << 62
@@ -180,15 +183,23 @@ class StreamMux:
 
     # -- what goes
 
-    def fill(self, room: int, chunk: int) -> None:
-        """Let streams take turns until about ``room`` bytes were sent."""
-        ready, send = self.ready, self.link.send
+    def fill(self, session: Session, now: float, room: int, chunk: int) -> None:
+        """Let streams take turns until about ``room`` bytes were sent, in packets of at most ``chunk`` bytes of data."""
+        ready, send = self.ready, session.send
+        most = max(chunk, min(room, _TAKE))
         while ready and room > 0:
             stream = ready.popleft()
-            data = stream.take(chunk)
+            data = stream.take(most)
             if data:
-                room -= len(data)
-                send(wire.DATA, _CID.pack(stream.sid), data)
+                size = len(data)
+                room -= size
+                cid = _CID.pack(stream.sid)
+                if size <= chunk:
+                    send(wire.DATA, cid, data, now=now)
+                else:
+                    view = memoryview(data)  # cut without a copy
+                    for at in range(0, size, chunk):
+                        send(wire.DATA, cid, view[at : at + chunk], now=now)
             if stream.take_end():
                 room -= wire.DATA_OVERHEAD
                 if stream.sid not in self._streams:
@@ -196,7 +207,7 @@ class StreamMux:
                 elif stream.read_over:
                     self._drop(stream, Status.OK)  # which is the end of our direction, too
                 else:
-                    send(wire.DATA, _CID.pack(stream.sid))
+                    send(wire.DATA, _CID.pack(stream.sid), now=now)
             if stream.ready:
                 ready.append(stream)
             else:
