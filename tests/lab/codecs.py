@@ -53,6 +53,7 @@ from mikanet.wire.socks_client import ClientHandshake
 from mikanet.wire.socks_server import ServerHandshake
 from tests.lab.fuzzer import Codec, Run
 from tests.megaki.golden import HANDSHAKE, packets
+from tests.nitrosocks import codecs as nitrosocks
 from tests.support.vectors import load
 
 _STREAMS = load("mika/vectors.json")["streams"]
@@ -448,6 +449,7 @@ CODECS: dict[str, Codec] = {
         Codec("raw-frames", lambda: _FRAMES, _whole(open_frame), stream=False),
         Codec("capture-files", lambda: _CAPTURE_FILES, _capture_file, stream=False),
         Codec("paqet-dissector", lambda: [frame[14:] for frame in _FRAMES], _dissect, stream=False),
+        *nitrosocks.CODECS,
         Codec("socks-server", lambda: _SOCKS_REQUESTS, _handshake(lambda: ServerHandshake(lambda *_: True), "request")),
         Codec("socks-server-open", lambda: _SOCKS_REQUESTS, _handshake(ServerHandshake, "request")),
         Codec("socks-client", lambda: _SOCKS_REPLIES, _handshake(_client_handshake, "reply")),
