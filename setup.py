@@ -33,7 +33,7 @@ setup(
         "treq>=24.9.1",
         "h11>=0.14",
         "PyYAML>=6",
-        "pyroute2>=0.7.12; sys_platform == 'linux'",
+        "pyroute2>=0.7.12",
     ],
     extras_require={
         "test": ["hypothesis>=6.100", "pycryptodome>=3.20"],
