@@ -109,6 +109,11 @@ class Machine:
         """
         return stale_ports(find_rules())
 
+    def removal_commands(self, ports: set[int]) -> str:
+        """The commands that remove the rules of ports."""
+        rules = find_rules()
+        return "\n".join(map(rules.removal, sorted(ports)))
+
 
 def machine_findings(setup: PaqetSetup, machine: Machine) -> Iterator[Finding]:
     """The findings, in the order in which one rests on the other."""
@@ -315,7 +320,8 @@ class _Network:
             yield note(
                 "firewall",
                 f"rules that a killed process left are there, for port {ports}; the next start with --firewall auto "
-                "removes them",
+                "removes them, and so does this:",
+                self._machine.removal_commands(stale),
             )
         else:
             yield ok("firewall", "no rules of killed processes are left")

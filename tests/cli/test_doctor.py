@@ -11,12 +11,15 @@ from unittest import mock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.cli import doctor
+from mikanet.cli.dissect import Verdict
 from mikanet.cli.doctor import Options, file_findings, run
 from mikanet.cli.doctor_findings import Status, note, ok, problem, show
-from mikanet.cli.doctor_link import _explain
+from mikanet.cli.doctor_link import _explain, _judge_packets, _Seen
+from mikanet.cli.dump import make_dissector
 from mikanet.counters import Counters
 from mikanet.paqet.options import load_setup
-from tests.cli.test_doctor_machine import CLIENT
+from mikanet.paqet.wire import Dialect
+from tests.cli.test_doctor_machine import CLIENT, SERVER
 
 
 class TableTests(SynchronousTestCase):
@@ -130,3 +133,58 @@ class ExplainTests(SynchronousTestCase):
         counters.add("rawpackets.dropped.rst")
         (found,) = _explain(self.setup, counters, 0, [])
         self.assertIn("with RST", found.text)
+
+
+class JudgeTests(SynchronousTestCase):
+    """What a server's doctor makes of the packets that it saw."""
+
+    def setUp(self) -> None:
+        """A server."""
+        path = Path(self.mktemp())
+        path.write_text(SERVER)
+        path.chmod(0o600)
+        self.setup = load_setup(str(path), False)
+        self.seen = _Seen(make_dissector(self.setup))
+
+    def judge(self) -> dict[str, Status]:
+        """Each check's status."""
+        return {finding.check: finding.status for finding in _judge_packets(self.setup, self.seen)}
+
+    def test_good(self) -> None:
+        """Packets that are opened and answered."""
+        self.seen.verdicts[True][Verdict.OPENED] = 5
+        self.seen.verdicts[False][Verdict.OPENED] = 5
+        self.assertEqual(self.judge(), {"packets": Status.OK})
+
+    def test_no_answers(self) -> None:
+        """Packets that are opened, and nothing goes back."""
+        self.seen.verdicts[True][Verdict.OPENED] = 5
+        self.assertEqual(self.judge(), {"packets": Status.PROBLEM})
+
+    def test_keys(self) -> None:
+        """Packets that are not opened: a problem if there are no others, else perhaps strangers'."""
+        self.seen.verdicts[True][Verdict.LOCKED] = 3
+        self.seen.locked_from["192.0.2.9"] = 3
+        self.assertEqual(self.judge(), {"key": Status.PROBLEM})
+        self.seen.verdicts[True][Verdict.OPENED] = 1
+        self.seen.verdicts[False][Verdict.OPENED] = 1
+        self.assertEqual(self.judge(), {"key": Status.NOTE, "packets": Status.OK})
+
+    def test_kernel(self) -> None:
+        """RSTs that this machine sent; those of clients' machines are none of its problems."""
+        self.seen.verdicts[True][Verdict.RESET] = 3
+        self.assertEqual(self.judge(), {})
+        self.seen.verdicts[False][Verdict.RESET] = 3
+        self.assertEqual(self.judge(), {"kernel": Status.PROBLEM})
+
+    def test_damaged(self) -> None:
+        """Wrong checksums are worth a note."""
+        self.seen.verdicts[True][Verdict.MALFORMED] = 1
+        self.assertEqual(self.judge(), {"packets": Status.NOTE})
+
+    def test_dialect(self) -> None:
+        """A dialect that the server does not take, with the line that lets it."""
+        self.seen.dissector.seen_dialects = {Dialect.A20, Dialect.A21}
+        (found,) = _judge_packets(self.setup, self.seen)
+        self.assertEqual((found.status, found.check), (Status.PROBLEM, "dialect"))
+        self.assertTrue(found.mend.startswith("dialect: [a20, a21, gob] "), found.mend)

@@ -109,6 +109,10 @@ class Healthy(Machine):
             raise self.stale
         return self.stale
 
+    def removal_commands(self, ports: set[int]) -> str:
+        """As Machine."""
+        return f"remove {' '.join(map(str, sorted(ports)))}"
+
 
 class MachineTests(SynchronousTestCase):
     """One thing wrong at a time."""
@@ -221,7 +225,9 @@ class MachineTests(SynchronousTestCase):
         """They are named, and so is the reason why they cannot be."""
         machine = Healthy()
         machine.stale = {7, 8}
-        self.assertIn("for port 7, 8", self.look(machine)[-1].text)
+        found = self.look(machine)[-1]
+        self.assertIn("for port 7, 8", found.text)
+        self.assertEqual(found.mend, "remove 7 8")
         machine.stale = ConfigError("neither nft nor iptables")
         self.assertIn("neither", self.look(machine)[-1].text)
 
