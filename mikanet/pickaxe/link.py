@@ -117,6 +117,7 @@ class Link:
                         self.message(message)
                 if self.ended:
                     return
+            self.mux.deliver()
             if path.heard == now:
                 self.heard = now
             if path.proven and carrier not in self._shown:

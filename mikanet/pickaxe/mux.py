@@ -61,6 +61,8 @@ class StreamMux:
         self._in_turn: set[CreditStream] = set()
         self._streams: dict[int, CreditStream] = {}
         self._closing: set[int] = set()
+        self._gathering = 0
+        self._gathered: list[memoryview] = []
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -90,15 +92,24 @@ class StreamMux:
     # -- what comes
 
     def received(self, message: Received) -> bool:
-        """Take a message about a stream; False if it is about something else."""
+        """Take a message about a stream; False if it is about something else. :meth:`deliver` follows the last one."""
         kind = message.kind
         if kind == wire.DATA:
             packet = message.packet
-            if len(packet) >= wire.DATA_OVERHEAD:
-                stream = self._streams.get(_CID.unpack_from(packet, wire.HEADER_SIZE)[0])
-                if stream is not None:
-                    self._data(stream, packet[wire.DATA_OVERHEAD :])
-        elif kind == wire.ECHO:
+            if len(packet) > wire.DATA_OVERHEAD:
+                cid = _CID.unpack_from(packet, wire.HEADER_SIZE)[0]
+                if cid != self._gathering:
+                    self.deliver()
+                    self._gathering = cid
+                self._gathered.append(memoryview(packet)[wire.DATA_OVERHEAD :])
+                return True
+            self.deliver()
+            if len(packet) == wire.DATA_OVERHEAD:
+                self._end(_CID.unpack_from(packet, wire.HEADER_SIZE)[0])
+            return True
+        if self._gathered:
+            self.deliver()
+        if kind == wire.ECHO:
             self._credit(message.body)
         elif kind == wire.CLOSE:
             self._close(message.body)
@@ -106,16 +117,26 @@ class StreamMux:
             return False
         return True
 
-    def _data(self, stream: CreditStream, data: bytes) -> None:
-        if not data:
-            stream.read_ended()
-            self._close_if_over(stream)
+    def deliver(self) -> None:
+        """Pass on the data of the last messages: what came for one stream in a row goes on in one piece."""
+        gathered = self._gathered
+        if not gathered:
+            return
+        self._gathered = []
+        stream = self._streams.get(self._gathering)
+        if stream is None:
             return
         try:
-            stream.data_received(data)
+            stream.data_received(b"".join(gathered))
         except RemoteProtocolError:
             self._drop(stream, Status.STALLED)
             stream.lost(Failure(error.ConnectionLost("more bytes than there was credit for")))
+
+    def _end(self, cid: int) -> None:
+        stream = self._streams.get(cid)
+        if stream is not None:
+            stream.read_ended()
+            self._close_if_over(stream)
 
     def _credit(self, body: bytes) -> None:
         try:
@@ -236,6 +257,7 @@ class StreamMux:
     def lost(self, reason: Failure) -> None:
         """The session is over."""
         streams = list(self._streams.values())
+        self._gathered = []
         self._streams.clear()
         self.ready.clear()
         self._in_turn.clear()

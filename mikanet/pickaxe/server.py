@@ -234,6 +234,7 @@ class ServerLink(Link):
         for message in messages:
             if not self.mux.received(message):
                 self.message(message)
+        self.mux.deliver()
         self.pump()
 
     def foreign(self, carrier: ICarrier, packet: bytes) -> None:
