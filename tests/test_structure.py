@@ -22,6 +22,7 @@ TESTED_ELSEWHERE = {
     "mikanet/cli/kcptun_client.py": "tests/interop/test_kcptun.py: it is kcptun's peer",
     "mikanet/cli/kcptun_common.py": "tests/interop/test_kcptun.py: it is kcptun's peer",
     "mikanet/cli/kcptun_server.py": "tests/interop/test_kcptun.py: it is kcptun's peer",
+    "mikanet/cli/status.py": "tests/service/test_counters_socket.py",
     "mikanet/counters.py": "tests/service/test_reporting.py: and every test of a service reads it",
     "mikanet/crypto/block_tea.py": "tests/crypto/test_packets.py: with the modes that use it",
     "mikanet/crypto/block_twofish.py": "tests/crypto/test_packets.py: with the modes that use it",
