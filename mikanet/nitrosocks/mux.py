@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from twisted.internet import error
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProducer, IProtocol, IProtocolFactory, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mikanet import prompt
 from mikanet.address import Address
 from mikanet.errors import DestinationError, LocalProtocolError, Reason, RemoteProtocolError
 from mikanet.filters.streams import CreditStream, IStreamOwner
@@ -73,6 +74,16 @@ class MuxStream(CreditStream):
         self.announced = self.granted
         self.scheduled = False
         self.opening: _Opening | None = None
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """See :meth:`CreditStream.registerProducer`; a socket behind the producer is read in whole packets from now on.
+
+        Reads of 65536 bytes would be four packets and a crumb, and the crumb costs as much work as a packet.
+        """
+        transport: Any = getattr(producer, "transport", None)
+        if prompt.is_plain(transport):
+            transport.bufferSize = BATCH
+        super().registerProducer(producer, streaming)
 
 
 class _Opening:

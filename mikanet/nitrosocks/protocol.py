@@ -30,7 +30,7 @@ from mikanet.guard.server import Guard, GuardedFactory
 from mikanet.nitrosocks.frames import DatagramReader, encode_datagram
 from mikanet.nitrosocks.link import Event, KeysChanged, Released, SessionKeys, SessionOpened, Token
 from mikanet.nitrosocks.link_protocol import BINDING_LABEL, BINDING_SIZE, LinkProtocol
-from mikanet.nitrosocks.mux import BATCH, Mux, MuxStream
+from mikanet.nitrosocks.mux import Mux, MuxStream
 from mikanet.nitrosocks.realm import Realm
 from mikanet.nitrosocks.server_link import ServerLink, ServerLinkConfig
 from mikanet.nitrosocks.wire import EncryptType
@@ -194,8 +194,6 @@ class _TargetEnd(RelayEnd):
         assert self.transport is not None
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
-        # Reads that are a whole number of packets: 65536 bytes would be four and a crumb.
-        cast(Any, self.transport).bufferSize = BATCH
 
 
 class _TargetFactory(Factory):
