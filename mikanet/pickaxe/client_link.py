@@ -131,6 +131,10 @@ class ClientLink(Link):
         self._owner.lost_carrier(carrier)
         self.pump()
 
+    def overrun(self) -> None:
+        """See :meth:`Link.overrun`."""
+        self._owner.session_over("the server asks for ever more and acknowledges nothing")
+
     def foreign(self, carrier: ICarrier, packet: bytes) -> None:
         """See :meth:`Link.foreign`."""
         self._owner.packets_received(carrier, [packet])

@@ -118,6 +118,9 @@ class Link:
                 if self.ended:
                     return
             self.mux.deliver()
+            if self.session.sending.overrun:
+                self.overrun()
+                return
             if path.heard == now:
                 self.heard = now
             if path.proven and carrier not in self._shown:
@@ -151,6 +154,10 @@ class Link:
 
     def message(self, message: Received) -> None:
         """A message that is not about a stream that is there."""
+
+    def overrun(self) -> None:
+        """The peer asks for ever more and acknowledges nothing: the session is over."""
+        self.end()
 
     def carrier_proven(self, carrier: ICarrier) -> None:
         """The peer has shown itself on this carrier for the first time."""

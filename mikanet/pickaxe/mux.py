@@ -67,6 +67,11 @@ class StreamMux:
     def __len__(self) -> int:
         return len(self._streams)
 
+    @property
+    def taken(self) -> int:
+        """CIDs that are in use: of streams, and of those whose Close the peer has not answered."""
+        return len(self._streams) + len(self._closing)
+
     def begin(self) -> None:
         """Tell the peer that we speak credit, before the first connection: a credit for nothing, which others skip."""
         self.link.send(wire.ECHO, wire.encode_credit(bytes(4), 0))

@@ -19,8 +19,12 @@ _INITIAL_RTO = 1.0
 WINDOW = 4 * 1024 * 1024
 SMALL_WINDOW = 256 * 1024
 
-#: Most packets on an unreliable path that are not acknowledged: what the peer holds out of order (P3), less a few.
-MAX_PACKETS = 4000
+#: Most packets on an unreliable path that are not acknowledged: what the peer holds out of order (P3), less a few. And on
+#: reliable ones, where only memory counts.
+MAX_PACKETS, MAX_RELIABLE_PACKETS = 4000, 16_384
+
+#: Unacknowledged packets, and bytes, that only a peer causes who asks and never acknowledges.
+OVERRUN_PACKETS, OVERRUN_BYTES = 32_768, 3 * WINDOW
 
 #: The congestion window of unreliable paths, in bytes: at first, and at least (our choice).
 _INITIAL_CWND, _MIN_CWND = 16 * 1024, 4800
@@ -111,6 +115,11 @@ class SendWindow:
         return len(self._sent)
 
     @property
+    def overrun(self) -> bool:
+        """Whether the peer makes us keep more than any honest one does."""
+        return len(self._sent) > OVERRUN_PACKETS or self.size > OVERRUN_BYTES
+
+    @property
     def deadline(self) -> float | None:
         """When :meth:`overdue` is to be called next."""
         return self._due
@@ -118,6 +127,8 @@ class SendWindow:
     def room(self, path: Path | None) -> int:
         """Bytes that may be numbered now, to be sent by ``path``."""
         room = self.limit - self.size
+        if len(self._sent) >= MAX_RELIABLE_PACKETS:
+            return 0
         if path is not None and not path.reliable:
             if len(self._sent) >= MAX_PACKETS:
                 return 0

@@ -237,6 +237,11 @@ class ServerLink(Link):
         self.mux.deliver()
         self.pump()
 
+    def overrun(self) -> None:
+        """See :meth:`Link.overrun`."""
+        self._count("refused.overrun")
+        self.end()
+
     def foreign(self, carrier: ICarrier, packet: bytes) -> None:
         """Another session, or a login, on a carrier of ours."""
         self._server.packet(carrier, packet)
@@ -264,7 +269,7 @@ class ServerLink(Link):
         except wire.UnknownProtoError as unknown:
             self._answer_connect(message, unknown.pid, 0, Status.BAD_PROTO)
             return
-        if len(self.mux) + len(self._dialling) >= MAX_STREAMS or self._config.budget.exhausted:
+        if self.mux.taken + len(self._dialling) >= MAX_STREAMS or self._config.budget.exhausted:
             self._count("limit.streams")
             self._answer_connect(message, request.pid, 0, Status.LIMIT)
             return
@@ -323,7 +328,7 @@ class ServerLink(Link):
         self.answer(message, wire.LISTEN_RESPONSE, wire.encode_listen_response(request.pid, status, port))
 
     def _accepted(self, pid: bytes, end: RelayEnd) -> None:
-        if self.ended or len(self.mux) >= MAX_STREAMS or self._config.budget.exhausted:
+        if self.ended or self.mux.taken >= MAX_STREAMS or self._config.budget.exhausted:
             end.abort()
             return
         cid = self._new_cid()

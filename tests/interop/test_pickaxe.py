@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from mikanet.endpoints import quote
 from mikanet.pickaxe import wire
 from tests.interop.cutting import Cutter
 from tests.interop.test_mika import BODY, Target, socks_connect
@@ -165,6 +167,48 @@ class TransferTests(PickaxeTestCase):
             self.assertEqual(digest.decode(), hashlib.sha256(BODY).hexdigest(), door)
         # A name goes to the server as it is.
         self.assertEqual(self.curl("--socks5-hostname", socks, f"http://localhost:{self.target.web}/"), BODY)
+
+    def test_ipv6(self) -> None:
+        """A target at an IPv6 address is reached."""
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+        self.addCleanup(listener.close)
+        port = listener.getsockname()[1]
+        socks = ["--proxy", f"http://127.0.0.1:{self.tunnel.http_port}", "--proxytunnel"]
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nover six")
+
+        threading.Thread(target=serve, daemon=True).start()
+        self.assertEqual(self.curl(*socks, f"http://[::1]:{port}/"), b"over six")
+
+    def test_endpoint_string(self) -> None:
+        """A Twisted program reaches the target by ``pickaxe:`` alone."""
+        program = """
+import sys
+from twisted.internet import reactor
+from twisted.internet.endpoints import clientFromString, connectProtocol
+from twisted.internet.protocol import Protocol
+
+class Hello(Protocol):
+    def connectionMade(self):
+        self.transport.write(b"hello")
+    def dataReceived(self, data):
+        sys.stdout.write(data.decode())
+        reactor.stop()
+
+connectProtocol(clientFromString(reactor, sys.argv[1]), Hello()).addErrback(lambda failure: (print(failure), reactor.stop()))
+reactor.callLater(20, reactor.stop)
+reactor.run()
+"""
+        carrier = quote(f"tcp://127.0.0.1:{self.tunnel.server_port}")
+        string = f"pickaxe:127.0.0.1:{self.target.echo}:user=alice:password-file={self.tunnel.password_file}:carrier={carrier}"
+        process = Process([sys.executable, "-c", program, string])
+        self.addCleanup(process.stop)
+        process.wait(30)
+        self.assertEqual(process.output.strip(), "hello")
 
     def test_half_close(self) -> None:
         """An application that ends its request by a FIN gets its answer."""

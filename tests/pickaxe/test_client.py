@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.address import Address
 from mikanet.errors import DestinationError, Reason
-from mikanet.pickaxe import wire
+from mikanet.pickaxe import sending, wire
 from mikanet.pickaxe.client import LOST_AFTER
 from mikanet.pickaxe.keys import Kdf, Secret
 from mikanet.pickaxe.mux import INITIAL_CREDIT
@@ -380,6 +380,40 @@ class StrangerTests(SynchronousTestCase):
         world.start()
         world.start(seconds=8.0)
         self.assertEqual(len(world.server.sessions), 1)
+
+    def test_who_never_acknowledges_is_ended(self) -> None:
+        """A client that asks for ever more answers and acknowledges none of them loses its session, not our memory."""
+        world = World()
+        road = world.road("only")
+        client = world.start()
+        app, _ = world.connect()
+        assert client.link is not None
+        (session,) = world.server.sessions.values()
+        session.session.sending.acknowledge = lambda *_: None  # type: ignore[method-assign]  # nothing counts as one
+        self.patch(sending, "OVERRUN_PACKETS", 500)
+        body = wire.encode_echo(wire.ECHO_REQUEST, bytes(16), bytes(1024))
+        for _ in range(3):
+            self.assertEqual(session.ended, False)
+            for _ in range(200):
+                client.link.session.send(wire.ECHO, body, now=world.clock.seconds())
+            client.link.pump()
+            world.pass_time(0.05)
+        self.assertEqual(session.ended, True)
+        self.assertEqual(world.server_config.counters["pickaxe.server.refused.overrun"], 1)
+        self.assertGreater(len(road.made), 0)
+        self.assertEqual(app.received, b"")
+
+    def test_unanswered_closes_count(self) -> None:
+        """Connection ids whose Close was never answered are connections, to the cap."""
+        world = World()
+        world.road("only")
+        client = world.start()
+        assert client.link is not None
+        (session,) = world.server.sessions.values()
+        session.mux._closing.update(range(1 << 20, (1 << 20) + 4096))
+        made = client.link.connect(Address("192.0.2.80", 80), Factory.forProtocol(App))
+        world.pass_time(0.2)
+        self.assertEqual(self.failureResultOf(made, DestinationError).value.reason, Reason.LIMIT)  # type: ignore[union-attr]
 
     def test_a_message_that_is_none(self) -> None:
         """An authentic message that no table allows is skipped; the session goes on."""
