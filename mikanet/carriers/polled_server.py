@@ -134,13 +134,15 @@ class PolledLink:
     def flush(self, now: float) -> None:
         """Answer what is to be answered now, with data or without."""
         while self._held:
-            if self._can_say() or len(self._held) > self._stock or self._owe_ack or self.closing:
+            if self.closing or self._can_say():
                 self._answer(now)
             elif self._sender.ready and now - self._said_at > _STUCK:
                 # What has to be sent does not fit into answers on this way any more: ask for one with more room.
                 number, held = next(iter(self._held.items()))
                 del self._held[number]
                 self._reply(held.path, None)
+            elif len(self._held) > self._stock or self._owe_ack:
+                self._answer(now)
             else:
                 return
 

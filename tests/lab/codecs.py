@@ -16,7 +16,8 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.testing import StringTransport
 
 from mikanet.address import Address
-from mikanet.carriers import http_exchange, http_frames
+from mikanet.carriers import http_exchange, http_frames, polled_wire
+from mikanet.carriers.dns_records import from_answer, to_records
 from mikanet.carriers.http_batches import split
 from mikanet.cli.dissect import Dissector
 from mikanet.crypto.packets import packet_cipher
@@ -46,7 +47,8 @@ from mikanet.pickaxe.session import Session as PickaxeSession
 from mikanet.rawpackets.frames import open_frame
 from mikanet.smux.frame import FrameReader
 from mikanet.smux.session import Session, SmuxSettings, StreamData
-from mikanet.wire import socks
+from mikanet.wire import dns, icmp, socks
+from mikanet.wire.base32 import decode as decode_base32
 from mikanet.wire.captures import Captured, file_header, packet_block, read_captures
 from mikanet.wire.connect_client import ConnectHandshake
 from mikanet.wire.socks_client import ClientHandshake
@@ -78,6 +80,23 @@ def _chunks() -> list[bytes]:
         for stream in _STREAMS
         if stream["chunks"]
     ] + [bytes(12) * 3]
+
+
+_DNS = load("dns/vectors.json")
+_DNS_ZONE = dns.name_of("t.example")
+_DNS_ANSWER = dns.build_answer(
+    dns.Query(1, 0, _DNS_ZONE + b"\0\x0f\0\1", [], dns.MX, dns.IN, 1232, True, b""),
+    *to_records(dns.MX, b"a message in several names" * 8, _DNS_ZONE, 12),
+)
+_POLLED = [polled_wire.up(5, 6, 7, 11, 8, True, 9, b"data"), polled_wire.down(0.5, 300, 7, 1 << 100, 4, False, 1, b"x")]
+_ECHOES = [bytes.fromhex(packet) for packet in load("icmp/echo.json")["v4"]]
+
+
+def _dns_messages() -> list[bytes]:
+    """dig's queries and dnsmasq's answers."""
+    return [bytes.fromhex(query["hex"]) for query in _DNS["dig"].values()] + [
+        bytes.fromhex(answer) for answer in _DNS["dnsmasq"]["answers"].values()
+    ]
 
 
 def _whole(parse: Callable[[bytes], Any]) -> Run:
@@ -479,6 +498,20 @@ CODECS: dict[str, Codec] = {
         Codec("megaki-server", _megaki_client, _megaki_server),
         Codec("megaki-worker", lambda: [b"\1\4\5\0\0\0hello\3", b"\1\5\3", b"\2\5\3"], _megaki_worker),
         Codec("obfs-http-server", lambda: [_OBFUSCATED], _filtering(lambda up: ObfsHttpServer(up, lambda: 0.0))),
+        Codec("base32", lambda: [b"cpnmuoj1e8"], _whole(decode_base32), stream=False),
+        Codec("dns-message", _dns_messages, _whole(dns.Message.decode), stream=False),
+        Codec("dns-query", lambda: _dns_messages()[: len(_DNS["dig"])], _whole(dns.read_query), stream=False),
+        Codec(
+            "dns-answer",
+            lambda: [_DNS_ANSWER],
+            _whole(lambda data: from_answer(data, dns.MX, 15, _DNS_ZONE)),
+            stream=False,
+        ),
+        Codec("polled-question", lambda: _POLLED[:1], _whole(polled_wire.read_question), stream=False),
+        Codec("polled-answer", lambda: _POLLED[1:], _whole(polled_wire.read_down), stream=False),
+        Codec(
+            "icmp-echo", lambda: _ECHOES, _whole(lambda data: icmp.decode(icmp.without_ip_header(data))), stream=False
+        ),
         Codec(
             "obfs-http-client",
             lambda: [_RESPONSE],
