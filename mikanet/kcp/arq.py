@@ -169,6 +169,11 @@ class Arq:
         return self._queue.segments() + len(self._in_flight)
 
     @property
+    def sendable(self) -> int:
+        """Full and partial segments that wait and that the windows would let go now."""
+        return min(self._queue.segments(), self._window() - len(self._in_flight))
+
+    @property
     def readable(self) -> bool:
         """Whether something was received."""
         return bool(self._received)

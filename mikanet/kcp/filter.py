@@ -24,6 +24,9 @@ from mikanet.kcp.settings import ArqSettings
 
 #: What a server tells and takes of a peer that has not proven itself yet (Q4).
 PROBATION_WINDOW = 31
+#: Segments ready to go that end the delay of writes: it is there to join small ones. kcp-go lets a whole send window
+#: wait, and so idles for most of each interval (our choice; nobody but us can tell).
+DELAY_LIMIT = 32
 #: How many times more a server sends to such a peer than it got from it.
 PROBATION_FACTOR = 3
 
@@ -296,10 +299,13 @@ class KcpFilter(Filter):
     def _flush(self, arq: Arq, due: Due) -> None:
         if self._wrote:
             self._wrote = False
-            if not arq.settings.mode.write_delay or arq.waiting >= arq.settings.snd_wnd:
+            mode = arq.settings.mode
+            if not mode.write_delay or arq.sendable >= DELAY_LIMIT or arq.waiting >= arq.settings.snd_wnd:
                 due = Due.FLUSH
         if not due:
             return
+        if due is Due.ACKS and arq.sendable > 0:
+            due = Due.FLUSH  # a delayed write goes with whatever leaves first: it may be the credit that a peer waits for
         datagrams = arq.flush(int(self._clock.seconds() * 1000), due)
         if self._held:
             datagrams = self._affordable(datagrams)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet import error
@@ -112,6 +113,15 @@ class KcpFilterTests(FilterContractTests, SynchronousTestCase):
         _, filter_, transport = self.made()
         filter_.write(b"x")
         self.assertEqual(len(transport.written), 1)
+
+    def test_write_delay_ends_with_acknowledgements(self) -> None:
+        """A delayed write goes along when acknowledgements leave."""
+        _, filter_, transport = self.made(mode=replace(MODES["fast"], ack_no_delay=True))
+        self.clock.advance(1)
+        filter_.write(b"credit")
+        self.assertEqual(transport.written, [])
+        filter_.packets_received([push(0, b"data")])
+        self.assertEqual([segment.cmd for segment in self.sent(transport)], [ACK, PUSH])
 
     def test_paused_reading_closes_the_window(self) -> None:
         """While reading is paused nothing is delivered and the window told to the peer shrinks; resuming opens it."""
