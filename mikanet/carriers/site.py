@@ -135,8 +135,9 @@ class TunnelSite(Site):
     def _tunnel(self, request: Any) -> bool:
         """Whether the request is the tunnel's; if so it was taken."""
         if request.method == b"POST":
+            body = request.body or b""
             try:
-                asked = decode_request(request.body or b"")
+                asked = decode_request(body)
             except RemoteProtocolError:
                 return False
             if isinstance(asked, Open):
@@ -147,7 +148,7 @@ class TunnelSite(Site):
             if carrier.is_proven and not self._verify(request.channel):
                 return False
             request.held = carrier
-            carrier.request(request, asked, request.body)
+            carrier.request(request, asked, body)
             return True
         answer = handshake(request)
         if answer is None or not self._knocked(request):
