@@ -118,6 +118,14 @@ class PortTable:
             return Status.OK, listening.getHost().port
         return Status.FAILURE, 0
 
+    def give_up(self, port: int) -> bool:
+        """Close a port by its number; whether it was open here."""
+        for pid, listening in self._ports.items():
+            if getattr(listening.getHost(), "port", None) == port:
+                self.stop(pid)
+                return True
+        return False
+
     def stop(self, pid: bytes) -> None:
         """Close a port; an unknown one is no error."""
         port = self._ports.pop(pid, None)

@@ -36,6 +36,10 @@ from mikanet.relay import MemoryBudget, RelayEnd, join
 #: How long a session lives without an authentic packet, in seconds (P8).
 KEEP_SESSION = 300.0
 
+#: A session of which nothing was heard for so long, in seconds, has no claim on its ports against its own user: clients that
+#: are there are heard of every 20 s.
+SILENT = 30.0
+
 #: How often that is looked at.
 _SWEEP = 10.0
 
@@ -173,6 +177,14 @@ class PickaxeServer:
         """A session is over."""
         self.sessions.pop(link.session.sid, None)
 
+    def free_port(self, link: ServerLink, port: int) -> None:
+        """Take a port from a session of the same user that seems to be dead: its client may have been started anew."""
+        now = self.reactor.seconds()
+        for other in self.sessions.values():
+            silent = now - other.heard > SILENT
+            if other is not link and other.user == link.user and silent and other.ports.give_up(port):
+                self.count("listening.taken_over")
+
     def _sweep(self) -> None:
         """End the sessions whose clients have not been heard of for too long."""
         self._sweep_timer = None
@@ -213,7 +225,7 @@ class BusySessions(Collection["ServerLink"]):
 class ServerLink(Link):
     """One client's session at the server.
 
-    :ivar user: whose it is.
+    :ivar user: whose it is. :ivar ports: those that its client listens on.
     """
 
     def __init__(self, server: PickaxeServer, session: Session, user: str) -> None:
@@ -221,7 +233,7 @@ class ServerLink(Link):
         self.user = user
         self._server = server
         self._config = server.config
-        self._ports = PortTable(server.reactor, server.config.listen)
+        self.ports = PortTable(server.reactor, server.config.listen)
         self._dialling: set[Deferred[IProtocol]] = set()
         self._next_cid = 1
 
@@ -254,7 +266,7 @@ class ServerLink(Link):
             elif message.kind == wire.LISTEN:
                 self._listen(message)
             elif message.kind == wire.STOP_LISTEN:
-                self._ports.stop(wire.decode_stop_listen(message.body).pid)
+                self.ports.stop(wire.decode_stop_listen(message.body).pid)
             elif message.kind == wire.DISCONNECT:
                 self._count("sessions.ended")
                 self.end()
@@ -323,7 +335,9 @@ class ServerLink(Link):
 
     def _listen(self, message: Received) -> None:
         request = wire.decode_listen(message.body)
-        status, port = self._ports.listen(request.pid, request.port, partial(self._accepted, request.pid))
+        if request.port:
+            self._server.free_port(self, request.port)
+        status, port = self.ports.listen(request.pid, request.port, partial(self._accepted, request.pid))
         self._count("listening" if status is Status.OK else f"listening.{status.name.lower()}")
         self.answer(message, wire.LISTEN_RESPONSE, wire.encode_listen_response(request.pid, status, port))
 
@@ -351,7 +365,7 @@ class ServerLink(Link):
         super().end()
         for carrier in carriers:
             carrier.user = self._server  # another session may come on it
-        self._ports.stop_all()
+        self.ports.stop_all()
         for dialling in list(self._dialling):
             dialling.cancel()
 

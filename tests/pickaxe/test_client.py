@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.address import Address
@@ -17,6 +18,7 @@ from mikanet.pickaxe.mux import INITIAL_CREDIT
 from mikanet.pickaxe.policy import Policy
 from mikanet.pickaxe.tunnel import PickaxeTunnel
 from tests.pickaxe.memory import App, World
+from tests.support.transports import MemoryTransport
 
 
 class LoginTests(SynchronousTestCase):
@@ -336,6 +338,65 @@ class RoamingTests(SynchronousTestCase):
         assert client.link is not None
         assert client.link.carrier is not None
         self.assertEqual(client.link.carrier.name, "quick")
+
+
+class RemoteForwardTests(SynchronousTestCase):
+    """Ports at the server."""
+
+    def world(self) -> World:
+        """A world whose server lets clients listen, on ports in memory."""
+        import dataclasses
+
+        from twisted.internet.testing import MemoryReactorClock
+
+        from mikanet.pickaxe.listening import ListenPolicy
+        from mikanet.pickaxe.server import PickaxeServer
+
+        world = World(remote_forwards=((8022, Address("127.0.0.1", 22)),))
+        world.clock = MemoryReactorClock()
+        config = dataclasses.replace(world.server_config, listen=ListenPolicy(((8000, 8100),)))
+        world.server = PickaxeServer(world.clock, config)
+        world.road("only")
+        return world
+
+    def test_a_port_follows_its_user(self) -> None:
+        """A client that was started anew gets its port back from its old session, once that is silent."""
+        world = self.world()
+        world.start()
+        self.assertIn("the server listens on port 8022 for 127.0.0.1:22", world.said)
+        first = next(iter(world.server.sessions.values()))
+        world.roads[0].freeze()  # the first client is gone without a word
+        world.clock.advance(31.0)
+        world.client.slots[0].stop()
+        world.start()
+        second = list(world.server.sessions.values())[-1]
+        self.assertIsNot(first, second)
+        self.assertEqual((len(first.ports._ports), len(second.ports._ports)), (0, 1))
+
+    def test_accepted_connections(self) -> None:
+        """Who connects to the port reaches the client's side; one that is refused there is reset."""
+        world = self.world()
+        world.start()
+        factory = world.clock.tcpServers[0][1]
+        transport = MemoryTransport()
+        transport.connect(factory.buildProtocol(None))
+        transport.receive(b"hello")
+        world.pass_time(0.2)
+        host, port, dialled = world.clock.tcpClients[-1][:3]
+        self.assertEqual((host, port), ("127.0.0.1", 22))
+        far = MemoryTransport()
+        far.connect(dialled.buildProtocol(None))
+        self.assertEqual(far.bytes_written, b"hello")
+        far.receive(b"welcome")
+        world.pass_time(0.2)
+        self.assertEqual(transport.bytes_written, b"welcome")
+        other = MemoryTransport()
+        other.connect(factory.buildProtocol(None))
+        world.pass_time(0.2)
+        dialled = world.clock.tcpClients[-1][2]
+        dialled.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+        world.pass_time(0.2)
+        self.assertTrue(other.aborted)
 
 
 class StrangerTests(SynchronousTestCase):

@@ -64,6 +64,12 @@ class PortTableTests(SynchronousTestCase):
             self.assertIs(self.table.listen(bytes([index]) * 16, 100 + index, lambda end: None)[0], Status.OK)
         self.assertIs(self.table.listen(b"x" * 16, 190, lambda end: None)[0], Status.LIMIT)
 
+    def test_give_up(self) -> None:
+        """A port can be closed by its number, for another session."""
+        self.table.listen(b"p" * 16, 150, lambda end: None)
+        self.assertTrue(self.table.give_up(150))
+        self.assertFalse(self.table.give_up(150))
+
     def test_accepted(self) -> None:
         """Who connects is handed over as soon as the connection stands."""
         seen: list[Any] = []
