@@ -21,7 +21,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PLUGINS = ("mika-server", "mika-client", "megaki-server", "megaki-client", "paqet-server", "paqet-client")
+PLUGINS = (
+    *("mika-server", "mika-client", "megaki-server", "megaki-client", "paqet-server", "paqet-client"),
+    *("nitrosocks-server", "nitrosocks-client"),
+)
 
 #: Bounds the time that a build or an installation may take, in seconds.
 PATIENCE = 600

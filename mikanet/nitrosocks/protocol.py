@@ -228,7 +228,12 @@ class _DatagramEnd(RelayEnd):
 
     def dataReceived(self, data: bytes) -> None:
         """Datagrams from the client."""
-        for datagram in self._reader.feed(data):
+        try:
+            datagrams = self._reader.feed(data)
+        except RemoteProtocolError:
+            self.abort()  # the session's other streams can go on
+            return
+        for datagram in datagrams:
             self._target.send(datagram)
 
     def readConnectionLost(self) -> None:

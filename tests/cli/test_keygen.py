@@ -69,3 +69,23 @@ class MegakiTests(SynchronousTestCase):
             self.assertNotIn("\n", str(caught.exception))
         self.assertEqual((self.folder / "server.pub").read_text(), "mine")
         self.assertFalse((self.folder / "server-private.pem").exists())
+
+
+class NitroSocksTests(SynchronousTestCase):
+    """Keys for NitroSocks."""
+
+    def test_files(self) -> None:
+        """Two halves of one pair and one token twice, all four files their owner's alone (N1)."""
+        folder = Path(self.mktemp())
+        self.patch(sys, "stdout", io.StringIO())
+        options = keygen.Options()
+        options.parseOptions(["nitrosocks", str(folder)])
+        self.assertEqual(keygen.run(options), 0)
+        files = [folder / name for name in ("server.pub", "tokens", "client.key", "token")]
+        self.assertEqual([stat.S_IMODE(file.stat().st_mode) for file in files], [0o600] * 4)
+        public, tokens, private, token = (file.read_bytes() for file in files)
+        self.assertEqual(tokens, b"client " + token)
+        self.assertGreaterEqual(len(token.strip()), 43)
+        pair = rsa_oaep.load_private(private, "x").public_key().public_numbers()
+        self.assertEqual(rsa_oaep.load_public(public, "x").public_numbers(), pair)
+        self.assertRaises(SystemExit, keygen.run, options)
