@@ -27,13 +27,13 @@ from twisted.trial.unittest import TestCase
 from mikanet.crypto import rsa_oaep
 from mikanet.megaki.arcangelo import Kind, WorkerCommand
 from mikanet.megaki.sazukari import KeyStock, Sazukari, Session, SessionLostError
-from mikanet.megaki.yami import ClientYami
+from mikanet.megaki.yami import ClientYami, Reply, State
 from mikanet.service.secret_files import write_private_file
 from tests.lab import progress
 from tests.lab.quest import quest
 from tests.megaki.golden import CLIENT_KEY, SERVER_KEY
 from tests.support.peers import require_program, require_root
-from tests.support.processes import ROOT, TwistdProcess, free_port
+from tests.support.processes import ROOT, TwistdProcess, free_port, rss
 
 reactor: Any = _reactor
 
@@ -99,6 +99,8 @@ def on_handle(request):
     if word == b"sleep":
         time.sleep(int(request[5:]) / 1000)
         return b"slept"
+    if word == b"fill ":
+        return bytes(1_000_000)
     if word == b"delay":
         time.sleep(0.04)
     if word == b"right":
@@ -445,6 +447,33 @@ class TroubleTests(MegakiTestCase):
                 break
         self.assertEqual(set(answers), {b"You said 'x'", b"new"})
         self.assertEqual(answers[-20:], [b"new"] * 20)
+
+    async def test_slow_reader(self) -> None:
+        """Who asks and does not read costs the server one answer, others nothing, and is cut when the idle time is over."""
+        self.serve("--idle-time=2")
+        other = await self.session()
+        await other.send_message(b"x")
+        before = rss(self.server.pid)
+        connection = socket.create_connection(("127.0.0.1", self.port))
+        self.addCleanup(connection.close)
+        client = ClientYami(os.urandom)
+        connection.sendall(client.connect(SERVER_KEY.public_key(), CLIENT_KEY))
+        while client.state is not State.READY:
+            client.feed(await deferToThread(connection.recv, 1000))
+            event = client.next_event()
+            if isinstance(event, Reply):
+                connection.sendall(event.reply)
+        for _ in range(60):
+            connection.sendall(client.send_message(b"fill "))
+            client.state = State.READY  # without waiting for the answer
+        for _ in range(40):
+            await self.wait(0.1)
+            self.assertEqual(await other.send_message(b"x"), b"You said 'x'")
+        self.assertLess(rss(self.server.pid) - before, 20_000_000)
+        connection.settimeout(10)
+        with self.assertRaises(ConnectionResetError):
+            while await deferToThread(connection.recv, 1 << 20):
+                pass
 
     async def test_no_process_left(self) -> None:
         """When the server ends its workers are gone, the busy one and what it started included."""
