@@ -141,9 +141,7 @@ def main() -> None:
     reactor: Any = _reactor
     context = CarrierContext(reactor, Counters())
     if chosen.role == "server":
-        server_carrier(chosen.url, context).listen(_serve).addErrback(
-            lambda f: (print(f), reactor.stop())
-        )
+        server_carrier(chosen.url, context).listen(_serve).addErrback(lambda f: (print(f), reactor.stop()))
         reactor.run()
         return
     if chosen.role == "handshakes":
