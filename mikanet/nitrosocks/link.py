@@ -190,11 +190,6 @@ class Link:
         """Whether DATA can be sent."""
         raise NotImplementedError
 
-    @property
-    def volume(self) -> int:
-        """Bytes of content under the current key, both ways."""
-        return self._volume
-
     # -- for subclasses
 
     def _heard(self, now: float) -> None:

@@ -294,19 +294,18 @@ class NitroServerProtocol(LinkProtocol):
             self._guard.refusal.data_received(len(data))
             return
         super().dataReceived(data)
-        link = cast(ServerLink | None, self.link)
-        if link is not None and link.wants_refresh:
-            link.refresh(self.reactor.seconds())
-            self.on_event(KeysChanged())
-            self.flush()
+        self._refresh_if_due()
 
-    def send(self, frames: list[bytes]) -> None:
-        """See :meth:`LinkPort.send`; a key that was used enough is changed here."""
-        super().send(frames)
+    def _refresh_if_due(self) -> None:
         link = cast(ServerLink | None, self.link)
         if link is not None and link.wants_refresh:
             link.refresh(self.reactor.seconds())
             self._settle(link)
+
+    def send(self, frames: list[bytes]) -> None:
+        """See :meth:`LinkPort.send`; a key that was used enough is changed here."""
+        super().send(frames)
+        self._refresh_if_due()
 
     def on_event(self, event: Event) -> None:
         """See :meth:`LinkProtocol.on_event`."""
