@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from twisted.trial.unittest import TestCase
 from tests.carriers.bulk import digest_of
 from tests.support.carrier_ends import run_client, run_handshakes, start_server
 from tests.support.peers import require_program
-from tests.support.processes import Process, free_port, wait_listening
+from tests.support.processes import ROOT, Process, free_port, wait_listening
 
 ZONE = "t.example"
 _UNBOUND = """
@@ -111,14 +112,24 @@ class StraightTests(DnsTestCase):
                 self.assertIn("ANSWER: 0, AUTHORITY: 1", answer)
         self.assertIn("status: REFUSED", self.dig("www.example.org", "A"))
 
+    def test_doctor(self) -> None:
+        """``mikanet doctor`` says what works, prints the records to paste, and finds a server that is away."""
+        words = [sys.executable, "-c", "from mikanet.cli.main import main; main()", "doctor", self.url(self.port)]
+        done = subprocess.run(words, text=True, capture_output=True, timeout=60, cwd=ROOT)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("works: NULL", done.stdout)
+        self.assertIn("t.example.    IN  NS    tns.example.", done.stdout)
+        self.server.kill()
+        done = subprocess.run(words, text=True, capture_output=True, timeout=60, cwd=ROOT)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("does not answer over UDP", done.stdout)
+
     def test_server_restarts(self) -> None:
         """A server that knows nothing of a link says so: the carrier is lost soon, not after a time-out."""
         client = Process(
             [sys.executable, "-m", "tests.carriers.bulk", "client", self.url(self.port), "--down", "300000000"]
         )
         self.addCleanup(client.kill)
-        import time
-
         time.sleep(2)
         self.server.kill()
         again = start_server(self.url(self.port))
