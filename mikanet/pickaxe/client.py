@@ -29,14 +29,14 @@ from mikanet.pickaxe.policy import Policy, Standing, choose
 from mikanet.pickaxe.slots import Slot
 
 #: How often the client looks after its carriers, in seconds.
-TICK = 0.5
+TICK = 0.25
 
 #: A login is repeated after this time, and given up for a new one when nothing is proved after so much (P7).
 LOGIN_REPEAT, LOGIN_TIME = 1.0, 5.0
 
 #: While connections are open: silence of the carrier in use after which it is asked, and after which another takes over
 #: if there is one that works (P8 asks for less than 3 s).
-ASK_AFTER, FAIL_AFTER = 0.7, 2.0
+ASK_AFTER, FAIL_AFTER = 0.5, 1.5
 
 #: Silence of a carrier, with something asked, after which it is cut in any case; and of all of them, after which the
 #: session is taken for lost at the server (P8).
@@ -50,6 +50,9 @@ IDLE_ASK = 20.0
 
 #: How often a carrier that is not in use is probed: one that has not answered yet, and one that works.
 PROBE_NEW, PROBE = 1.0, 10.0
+
+#: A carrier that works and does not answer a probe in this time, in seconds, works no more.
+PROBE_ANSWER = 5.0
 
 #: Head start of each carrier of an ordered list over the next, in seconds.
 STAGGER = 0.25
@@ -444,7 +447,7 @@ class PickaxeClient:
                 continue
             if 0 < now - slot.probed_at < PROBE_NEW:
                 continue
-            if slot.standing.works and now - slot.probed_at > FAIL_AFTER and slot.probed_at > float("-inf"):
+            if slot.standing.works and now - slot.probed_at > PROBE_ANSWER and slot.probed_at > float("-inf"):
                 slot.standing.works = False  # it did, and does not answer now
             if now - max(slot.probed_at, self._last_heard(link, slot)) >= (PROBE if slot.standing.works else PROBE_NEW):
                 self._probe(slot)
