@@ -32,7 +32,7 @@ setup(
         "zope.interface>=7.1",
         "treq>=24.9.1",
         "h11>=0.14",
-        "PyYAML>=6",
+        "PyYAML>=6.0.1",
         "pyroute2>=0.7.12",
     ],
     extras_require={

@@ -305,7 +305,9 @@ class KcpFilter(Filter):
         if not due:
             return
         if due is Due.ACKS and arq.sendable > 0:
-            due = Due.FLUSH  # a delayed write goes with whatever leaves first: it may be the credit that a peer waits for
+            due = (
+                Due.FLUSH
+            )  # a delayed write goes with whatever leaves first: it may be the credit that a peer waits for
         datagrams = arq.flush(int(self._clock.seconds() * 1000), due)
         if self._held:
             datagrams = self._affordable(datagrams)
