@@ -50,6 +50,12 @@ class Session:
         """Remembered MACs."""
         return self.current.remembered + (self.previous.remembered if self.previous is not None else 0)
 
+    def rest(self) -> None:
+        """No connection uses it for now."""
+        self.current.rest()
+        if self.previous is not None:
+            self.previous.rest()
+
     def open_augment(self, message: Message) -> tuple[SessionKey, bytes]:
         """The key that a resumption starts from, and the client's augment.
 
@@ -138,6 +144,7 @@ class TokenBank:
             session.idle_since = now
             self._idle[session.token] = session
             self._groups[session.group].idle[session.token] = session
+            session.rest()
             session.weight = session.marks
             self._idle_marks += session.weight
             while self._idle_marks > MAX_IDLE_MARKS:

@@ -108,6 +108,11 @@ class SessionKey:
         """Whether the key has carried as many requests as it may."""
         return len(self._seen) >= 2 * MAX_MESSAGES
 
+    def rest(self) -> None:
+        """Nobody uses the key for now: give back what can be made again, some kilobytes."""
+        self._tag = self._encryptor = self._decryptor = None
+        self._chain = 0
+
     def tag(self, data: bytes) -> bytes:
         """The MAC of IV and ciphertext."""
         if self._tag is None:

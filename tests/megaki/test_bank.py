@@ -87,9 +87,12 @@ class BankTests(SynchronousTestCase):
         session = self.add()
         assert session is not None
         self.bank.attach(session)
+        session.current.tag(b"")
         self.bank.detach(session, 0.0)
+        self.assertIsNotNone(session.current._tag)
         self.assertIs(self.bank.find(session.token, 500.0), session)
         self.bank.detach(session, 500.0)
+        self.assertIsNone(session.current._tag)  # its key keeps nothing that can be made again
         self.assertIsNone(self.bank.find(session.token, 601.0))
 
     def test_memory_of_idle_sessions(self) -> None:

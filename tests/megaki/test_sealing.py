@@ -106,6 +106,19 @@ class KeyTests(SynchronousTestCase):
         with self.assertRaises(AuthenticationError):
             self.server.open(cut, TOKEN)
 
+    def test_rest(self) -> None:
+        """A key that rested goes on as if it had not, and has kept nothing meanwhile but itself and its memory."""
+        ours, theirs = SessionKey(bytes(32)), SessionKey(bytes(32))
+        for number in range(3):
+            for near, far in ((ours, theirs), (theirs, ours)):
+                packet = near.seal(Kind.MSG, TOKEN, b"%d" % number * 40, os.urandom)
+                self.assertEqual(far.open(read(packet), TOKEN), b"%d" % number * 40)
+            ours.rest()
+            self.assertEqual((ours._encryptor, ours._decryptor, ours._tag), (None, None, None))
+            self.assertEqual(ours.remembered, 2 * (number + 1))
+        with self.assertRaises(AuthenticationError):
+            theirs.open(read(packet), TOKEN)
+
     def test_spent(self) -> None:
         """After 4,096 requests and their answers a key is spent, and holds no more than their marks."""
         for count in range(sealing.MAX_MESSAGES):
