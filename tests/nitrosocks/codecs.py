@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -11,7 +11,15 @@ from mikanet.nitrosocks import frames
 from mikanet.nitrosocks.keys import length_key
 from mikanet.nitrosocks.mux import Mux
 from mikanet.nitrosocks.server_link import ServerLink
-from mikanet.nitrosocks.wire import Direction, HeaderMask, PacketReader, decode_challenge
+from mikanet.nitrosocks.wire import (
+    HEADER,
+    SALT,
+    Direction,
+    EncryptType,
+    HeaderMask,
+    PacketReader,
+    decode_challenge,
+)
 from tests.lab.fuzzer import Codec
 from tests.nitrosocks import golden
 
@@ -32,12 +40,37 @@ def _packets(pieces: Sequence[bytes]) -> Any:
     return found
 
 
+def _recorded() -> Callable[[int], bytes]:
+    """The randomness of the first vector's server, then zeros."""
+    login = {name: bytes.fromhex(text) for name, text in _FIRST["login"].items()}
+    values = [login["server_salt"], golden.number(0), login["r1"], login["token_temp"], golden.number(7), login["pad"]]
+
+    def draw(size: int) -> bytes:
+        value = values.pop(0) if values else b""
+        return value if len(value) == size else bytes(size)
+
+    return draw
+
+
 def _server(pieces: Sequence[bytes]) -> Any:
-    """A NitroSocks server that meets a client's first bytes; nothing may open a session but the recorded flight."""
-    link = ServerLink(golden.server_config(bytes, encrypt=lambda text: bytes(256)), 0.0)
+    """A NitroSocks server that meets a client's first bytes; no other flight than the recorded one opens a session."""
+    config = golden.server_config(
+        _recorded(),
+        encrypt=lambda text: bytes.fromhex(_FIRST["login"]["challenge_block"]),
+        encrypt_type=EncryptType(_FIRST["encrypt_type"]),
+        version=1 if _FIRST["version_field"] else None,
+        wait_first=True,
+    )
+    link = ServerLink(config, 0.0)
     for piece in pieces:
         link.receive(piece, 0.0)
     return link.state, len(link.take_output())
+
+
+def _first_flight(stream: bytes) -> bytes:
+    """Salt, obfuscation packet and response of a client's stream."""
+    (_, junk), (_, response), *_ = _packets([stream])
+    return stream[: SALT + HEADER + len(junk) + HEADER + len(response)]
 
 
 def _mux(pieces: Sequence[bytes]) -> Any:
@@ -56,6 +89,7 @@ def _datagrams(pieces: Sequence[bytes]) -> Any:
     return [datagram for piece in pieces for datagram in reader.feed(piece)]
 
 
+_FIRST = golden.FILE["vectors"][0]
 _VECTORS = [vector[part] for vector in golden.FILE["vectors"] for part in ("login", "reconnection")]
 _GOLDEN = {
     name: [bytes.fromhex(vector[field]) for vector in _VECTORS]
@@ -73,7 +107,7 @@ _FRAMES = [
 #: One line each.
 CODECS = (
     Codec("nitrosocks-packets", lambda: _GOLDEN["client"] + _GOLDEN["server"], _packets),
-    Codec("nitrosocks-server", lambda: _GOLDEN["client"], _server),
+    Codec("nitrosocks-server", lambda: [_first_flight(bytes.fromhex(_FIRST["login"]["client"]))], _server),
     Codec(
         "nitrosocks-challenge", lambda: _GOLDEN["text"], lambda pieces: decode_challenge(b"".join(pieces)), stream=False
     ),
