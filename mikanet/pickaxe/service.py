@@ -16,6 +16,7 @@ from mikanet.interfaces import IServerCarrier
 from mikanet.pickaxe.client import PickaxeClient
 from mikanet.pickaxe.server import PickaxeServer, PickaxeServerConfig
 from mikanet.pickaxe.tunnel import PickaxeTunnel
+from mikanet.service.counters_socket import CountersService
 from mikanet.service.doors import FrontDoors, make_client
 from mikanet.service.listening import DrainingService, fail_to_listen
 from mikanet.service.reporting import ReportingService
@@ -85,8 +86,12 @@ def make_server(reactor: Any, settings: PickaxeServerSettings) -> DrainingServic
     """A service that is a Pickaxe server."""
     server = PickaxeServer(reactor, settings.config)
     service = _ServerService(reactor, server, settings.drain_time)
-    children = [CarrierService(carrier, server) for carrier in settings.carriers]
-    for child in (*children, ReportingService(reactor, settings.config.counters)):
+    counters = settings.config.counters
+    for child in (
+        *(CarrierService(carrier, server) for carrier in settings.carriers),
+        ReportingService(reactor, counters),
+        CountersService(reactor, "pickaxe-server", counters.snapshot),
+    ):
         child.setServiceParent(service)
     return service
 
