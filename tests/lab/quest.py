@@ -37,11 +37,11 @@ STRANGERS, CLIENTS, OF_NETWORK, AT_ONCE = 2500, 30, 20, 40
 CLIENT_SECONDS = 10.0
 
 #: Memory growth that is still called none, in bytes a second (our choice, as in the soak), once it is warm.
-MAX_SLOPE, WARM_ROUNDS = 4000.0, 10
+MAX_SLOPE, WARM_ROUNDS = 4000.0, 30
 
 #: What the server remembers of a round on purpose, in bytes: the sessions of its clients (up to 10,000 in all, for a day),
 #: and how many SYNs each network has sent (up to 50,000).
-REMEMBERED = CLIENTS * 2500 + STRANGERS // OF_NETWORK * 300
+REMEMBERED = CLIENTS * 2500 + STRANGERS // OF_NETWORK * 500
 
 #: A session that stands asks so often in a round, with so many seconds between.
 STANDING, STANDING_EVERY = 100, 0.05
