@@ -24,6 +24,7 @@ from mikanet.megaki.sazukari import Sazukari
 from mikanet.megaki.stable import WorkerProcess
 from mikanet.megaki.yugi import YugiConfig, YugiFactory
 from mikanet.relay import MemoryBudget
+from mikanet.service.counters_socket import CountersService
 from mikanet.service.listening import DrainingService, ListeningService
 from mikanet.service.reporting import ReportingService
 
@@ -76,6 +77,7 @@ def make_server(reactor: Any, settings: MegakiServerSettings) -> MegakiServerSer
     for child in (
         ListeningService(settings.listen, settings.endpoint, factory, "megaki server"),
         ReportingService(reactor, counters),
+        CountersService(reactor, "megaki-server", counters.snapshot),
     ):
         child.setServiceParent(service)  # type: ignore[no-untyped-call]  # untyped in Twisted
     return service
@@ -176,6 +178,7 @@ def make_client(reactor: Any, settings: MegakiClientSettings) -> DrainingService
     for child in (
         ListeningService(settings.listen_text, settings.listen, site, "megaki gateway"),
         ReportingService(reactor, counters),
+        CountersService(reactor, "megaki-client", counters.snapshot),
     ):
         child.setServiceParent(service)  # type: ignore[no-untyped-call]  # untyped in Twisted
     return service
