@@ -427,12 +427,15 @@ static PyObject *
 begin_run(PyObject *runs, const uint8_t *station, const uint8_t *key, Py_ssize_t key_length)
 {
     PyObject *payloads = PyList_New(0);
-    if (payloads == NULL)
-        return NULL;
-    PyObject *run = Py_BuildValue("(y#y#O)", (const char *)station, (Py_ssize_t)6, (const char *)key, key_length, payloads);
-    Py_DECREF(payloads); /* the run has it */
+    /* Not Py_BuildValue: what 3.13's headers make of its y# does not work under 3.11 and 3.12. */
+    PyObject *from = PyBytes_FromStringAndSize((const char *)station, 6);
+    PyObject *name = PyBytes_FromStringAndSize((const char *)key, key_length);
+    PyObject *run = payloads && from && name ? PyTuple_Pack(3, from, name, payloads) : NULL;
     int problem = run == NULL || PyList_Append(runs, run) < 0;
-    Py_XDECREF(run); /* the list has it */
+    Py_XDECREF(from);
+    Py_XDECREF(name);
+    Py_XDECREF(payloads); /* the run has it */
+    Py_XDECREF(run);      /* the list has it */
     return problem ? NULL : payloads;
 }
 

@@ -8,7 +8,7 @@ def check_and_add(newer: bytearray, older: bytearray, packet: bytes, /) -> int: 
 def send_frames(
     fd: int,
     prefix: bytes,
-    sum: int,  # noqa: A002
+    sum: int,
     epoch: int,
     number: int,
     flags: bytes,
