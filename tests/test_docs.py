@@ -43,15 +43,27 @@ def plugins() -> list[Any]:
     return [value for value in vars(module).values() if IPlugin.providedBy(value)]
 
 
+def all_programs() -> dict[str, type[Options]]:
+    """The options of every program, by its name."""
+    programs: dict[str, type[Options]] = {
+        plugin.tapname: import_module(plugin.module).Options for plugin in plugins() if hasattr(plugin, "tapname")
+    }
+    return programs | {f"mikanet {name}": import_module(module).Options for name, module, _ in COMMANDS}
+
+
 class OptionTests(SynchronousTestCase):
     """The page of options."""
 
+    def test_every_program_has_help(self) -> None:
+        """``--help`` names each option."""
+        for name, options in all_programs().items():
+            shown = str(options())
+            for option in taken_options(options):
+                self.assertIn(f"--{option}", shown, name)
+
     def test_every_option_is_documented(self) -> None:
         """Each program's options are those of its section."""
-        programs: dict[str, type[Options]] = {
-            plugin.tapname: import_module(plugin.module).Options for plugin in plugins() if hasattr(plugin, "tapname")
-        }
-        programs |= {f"mikanet {name}": import_module(module).Options for name, module, _ in COMMANDS}
+        programs = all_programs()
         documented = documented_options()
         self.assertEqual(set(documented), set(programs))
         for name, options in programs.items():

@@ -84,9 +84,12 @@ class Options(ServerOptions):
 
     def opt_allow_egress(self, rule: str) -> None:
         """Refused: this server opens no connections, and what its workers may reach is their user's matter."""
-        raise ConfigError(f"this server opens no connections, so that it has no use for the egress rule {rule}")
+        raise _no_egress(rule)
 
-    opt_deny_egress = opt_allow_egress
+    # Not the same method by two names: Twisted's help does not bear that.
+    def opt_deny_egress(self, rule: str) -> None:
+        """Refused, as --allow-egress."""
+        raise _no_egress(rule)
 
     def _key(self) -> rsa_oaep.PrivateKey:
         path = self.required("key")
@@ -114,3 +117,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     if os.geteuid() == 0 and options.settings.worker.uid is None:
         _log.warn("workers run as root: --worker-uid gives them a user of their own")
     return make_server(reactor, options.settings)
+
+
+def _no_egress(rule: str) -> ConfigError:
+    return ConfigError(f"this server opens no connections, so that it has no use for the egress rule {rule}")
