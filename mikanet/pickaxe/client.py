@@ -31,8 +31,10 @@ from mikanet.pickaxe.slots import Slot
 #: How often the client looks after its carriers, in seconds.
 TICK = 0.25
 
-#: A login is repeated after this time, and given up for a new one when nothing is proved after so much (P7).
+#: A login is repeated after this time, and given up for a new one when nothing is proved after so much (P7), times a
+#: factor between these, drawn for each: two clients behind one address do not always come in the same order.
 LOGIN_REPEAT, LOGIN_TIME = 1.0, 5.0
+_SOONEST, _LATEST = 0.7, 1.6
 
 #: While connections are open: silence of the carrier in use after which it is asked, and after which another takes over
 #: if there is one that works (P8 asks for less than 3 s).
@@ -106,7 +108,7 @@ class PickaxeClient:
         self._reported: dict[str, float] = {}
         self._forwards = [RemoteForward(port, destination) for port, destination in config.remote_forwards]
         self._login: ClientLogin | None = None
-        self._login_sent = 0.0
+        self._login_sent = self._login_until = 0.0
         self._candidates: list[ClientLink] = []
         self._waiting: list[Callable[[ClientLink], None]] = []
         self._current: Slot | None = None
@@ -246,6 +248,8 @@ class PickaxeClient:
         config = self.config
         self._login = ClientLogin(config.user, config.secret, config.random_bytes, now)
         self._login_sent = now
+        drawn = int.from_bytes(config.random_bytes(2), "big") / 65_535
+        self._login_until = now + LOGIN_TIME * (_SOONEST + (_LATEST - _SOONEST) * drawn)
         self._count("logins")
 
     def _answered(self, carrier: ICarrier, packet: bytes) -> None:
@@ -395,11 +399,12 @@ class PickaxeClient:
         open_carriers = [slot.carrier for slot in self.slots if slot.carrier is not None]
         if login is None or not open_carriers:
             return
-        if now - login.made_at >= LOGIN_TIME:
+        if now >= self._login_until:
             if login.answered:
                 self._say(
                     "login",
-                    "the server answers, and then says nothing more: check that user and password are the same there",
+                    "the server answers, and then says nothing more: check that user and password are the same there;"
+                    " it is also so when too many logins of this name come from one network; trying again",
                 )
             else:
                 self._say("login", "the server does not answer the login; trying again")

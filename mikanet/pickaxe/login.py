@@ -28,10 +28,14 @@ MAX_PENDING, PENDING_TIME = 4096, 10.0
 #: Most of them from one network (our choice), so that one flood does not wash away everybody else's.
 MAX_PENDING_PER_NETWORK = 256
 
-#: One fresh login per name and network in this time, in seconds, and so many per name from everywhere.
-THROTTLE_TIME, MAX_PER_NAME = 3.0, 8
+#: In this time, in seconds, a name has so many fresh logins that prove nothing from one network, and so many from
+#: everywhere (decision 0034). By the document's letter it is one from everywhere.
+THROTTLE_TIME, MAX_PER_NETWORK, MAX_PER_NAME = 3.0, 3, 8
 
-#: Most names, and names with networks, that the throttle remembers.
+#: How long the id of a login that is over is remembered, in seconds: a copy that comes late is no new login.
+SPENT_TIME = 60.0
+
+#: Most names, names with networks, and ids of logins that are over, that are remembered.
 _MAX_REMEMBERED = 65_536
 
 
@@ -46,7 +50,7 @@ class Throttle(Enum):
 class Pending:
     """A login that was answered and not proved.
 
-    :ivar user: None if no session may come of it.
+    :ivar user: None if no session may come of it. :ivar slots: where the throttle counts it.
     """
 
     request: bytes
@@ -57,6 +61,7 @@ class Pending:
     user: str | None
     handshake: Handshake
     secret: Secret
+    slots: tuple[bytes, ...] = ()
     keys: SessionKeys | None = None
 
     def session_keys(self) -> SessionKeys:
@@ -95,9 +100,9 @@ class LoginDesk:
         self._table = table
         self._by_lid: OrderedDict[bytes, Pending] = OrderedDict()
         self._by_sid: dict[bytes, Pending] = {}
-        self._by_network: dict[str, int] = {}
-        self._last: OrderedDict[bytes, float] = OrderedDict()
+        self._by_network: dict[str, OrderedDict[bytes, Pending]] = {}
         self._recent: OrderedDict[bytes, list[float]] = OrderedDict()
+        self._spent: OrderedDict[bytes, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._by_lid)
@@ -115,9 +120,11 @@ class LoginDesk:
         known = self._by_lid.get(request.lid)
         if known is not None:
             return known.response if known.request == packet else None
+        if now - self._spent.get(request.lid, float("-inf")) <= SPENT_TIME:
+            return None
         user = unicodedata.normalize("NFC", request.user)
         network = network_of(host)
-        allowed = self._may(user, network, now)
+        slots = self._take_slots(user, network, now)
         found = self._users(user)
         # Made for known names, too, so that both ways take the same time.
         invented = Secret(self._kdf, hmac.digest(self._server_secret, user.encode(), "sha256")[:KEY_SIZE])
@@ -127,7 +134,7 @@ class LoginDesk:
             nonce = self._random_bytes(wire.NONCE_SIZE)
             sid = nonce[: wire.SID_SIZE] if self._table else self._random_bytes(wire.SID_SIZE)
         response = wire.LoginResponse(request.lid, wire.VERSION, sid, nonce, self._table)
-        real = found is not None and allowed
+        real = found is not None and bool(slots)
         pending = Pending(
             request=packet,
             response=wire.encode_login_response(response),
@@ -137,6 +144,7 @@ class LoginDesk:
             user=user if real else None,
             handshake=Handshake(user, request.version, response),
             secret=found if found is not None and real else invented,
+            slots=slots,
         )
         self._remember(request.lid, pending)
         return pending.response
@@ -147,29 +155,34 @@ class LoginDesk:
         return self._by_sid.get(sid)
 
     def proved(self, pending: Pending) -> None:
-        """The login has become a session. Its response is no longer repeated."""
+        """The login has become a session: its response is no longer repeated, and the throttle does not count it."""
         self._forget(pending)
+        _put(self._spent, pending.handshake.response.lid, pending.made_at + PENDING_TIME)
+        for slot in pending.slots:
+            times = self._recent.get(slot)
+            if times is not None and pending.made_at in times:
+                times.remove(pending.made_at)
 
     # --
 
     def _remember(self, lid: bytes, pending: Pending) -> None:
-        counts = self._by_network
-        if counts.get(pending.network, 0) >= MAX_PENDING_PER_NETWORK:
-            self._forget(next(each for each in self._by_lid.values() if each.network == pending.network))
+        mine = self._by_network.get(pending.network)
+        if mine is not None and len(mine) >= MAX_PENDING_PER_NETWORK:
+            self._forget(next(iter(mine.values())))
         elif len(self._by_lid) >= MAX_PENDING:
             self._forget(next(iter(self._by_lid.values())))
         self._by_lid[lid] = pending
         self._by_sid[pending.sid] = pending
-        counts[pending.network] = counts.get(pending.network, 0) + 1
+        self._by_network.setdefault(pending.network, OrderedDict())[lid] = pending
 
     def _forget(self, pending: Pending) -> None:
         if self._by_sid.pop(pending.sid, None) is None:
             return
-        del self._by_lid[pending.handshake.response.lid]
-        left = self._by_network[pending.network] - 1
-        if left:
-            self._by_network[pending.network] = left
-        else:
+        lid = pending.handshake.response.lid
+        del self._by_lid[lid]
+        mine = self._by_network[pending.network]
+        del mine[lid]
+        if not mine:
             del self._by_network[pending.network]
 
     def _expire(self, now: float) -> None:
@@ -178,19 +191,23 @@ class LoginDesk:
             if now - oldest.made_at <= PENDING_TIME:
                 return
             self._forget(oldest)
+            _put(self._spent, oldest.handshake.response.lid, oldest.made_at + PENDING_TIME)
 
-    def _may(self, user: str, network: str, now: float) -> bool:
-        """Whether this login is not too soon after others; kept for unknown names just the same."""
+    def _take_slots(self, user: str, network: str, now: float) -> tuple[bytes, ...]:
+        """Where this login is counted; nothing if it is too soon after others. Kept for unknown names just the same."""
         name = hashlib.sha256(user.encode()).digest()
-        key = name if self._throttle is Throttle.NAME else name + network.encode()
-        last = self._last.get(key)
-        recent = [each for each in self._recent.get(name, ()) if now - each < THROTTLE_TIME]
-        if (last is not None and now - last < THROTTLE_TIME) or len(recent) >= MAX_PER_NAME:
-            return False
-        recent.append(now)
-        _put(self._last, key, now)
-        _put(self._recent, name, recent)
-        return True
+        if self._throttle is Throttle.NAME:
+            limits = {name: 1}
+        else:
+            limits = {name + network.encode(): MAX_PER_NETWORK, name: MAX_PER_NAME}
+        for slot, limit in limits.items():
+            times = [each for each in self._recent.get(slot, ()) if now - each < THROTTLE_TIME]
+            _put(self._recent, slot, times)
+            if len(times) >= limit:
+                return ()
+        for slot in limits:
+            self._recent[slot].append(now)
+        return tuple(limits)
 
 
 def _put(table: OrderedDict[bytes, T], key: bytes, value: T) -> None:

@@ -59,6 +59,33 @@ class LoginTests(SynchronousTestCase):
         self.assertEqual(len(world.server.sessions), 0)
         self.assertEqual(sum("check that user and password" in text for text in world.said), 1)
 
+    def test_a_wrong_client_beside_the_right_one(self) -> None:
+        """Another client of the same name and network with a wrong password, started just before, locks nobody out."""
+        for seed in range(8):
+            world = World()
+            world.rng.seed(seed)
+            world.road("only")
+            world.start(secret=Secret(Kdf.MIKANET, bytes(32)), seconds=0.5)
+            right = world.start(seconds=15.0)
+            self.assertIsNotNone(right.link, seed)
+
+    def test_retries_do_not_come_in_step(self) -> None:
+        """The time between two logins is drawn anew for each."""
+        world = World()
+        road = world.road("only")
+        world.start(secret=Secret(Kdf.MIKANET, bytes(32)), seconds=0.0)
+        times: list[float] = []
+        seen: set[bytes] = set()
+        for _ in range(600):
+            world.pass_time(0.1, step=0.05)
+            logins = {packet for packet in road.made[0].sent if packet[0] == wire.LOGIN}
+            if logins - seen:
+                times.append(world.clock.seconds())
+            seen = logins
+        gaps = [round(later - sooner, 1) for sooner, later in zip(times, times[1:], strict=False)]
+        self.assertGreater(len(set(gaps)), len(gaps) // 2)
+        self.assertTrue(all(3.4 <= gap <= 8.6 for gap in gaps), gaps)
+
     def test_unknown_user(self) -> None:
         """An unknown name looks just the same."""
         world = World()

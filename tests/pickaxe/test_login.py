@@ -13,7 +13,9 @@ from mikanet.pickaxe.login import (
     MAX_PENDING,
     MAX_PENDING_PER_NETWORK,
     MAX_PER_NAME,
+    MAX_PER_NETWORK,
     PENDING_TIME,
+    SPENT_TIME,
     THROTTLE_TIME,
     LoginDesk,
     Throttle,
@@ -109,12 +111,38 @@ class DeskTests(DeskTestCase):
         self.assertIsNone(self.desk.login(login_packet("mallory", lid), "192.0.2.1", self.now))
 
     def test_throttle_by_network(self) -> None:
-        """A second fresh login from the same network within three seconds looks answered, and is not."""
-        self.assertTrue(self.is_real(self.login()))
+        """A fourth fresh login from the same network within three seconds looks answered, and is not (decision 0034)."""
+        for index in range(MAX_PER_NETWORK):
+            self.assertTrue(self.is_real(self.login(host=f"192.0.2.{index}")))
         self.assertFalse(self.is_real(self.login(host="192.0.2.99")))
         self.assertTrue(self.is_real(self.login(host="198.51.100.1")))
         self.now += THROTTLE_TIME
         self.assertTrue(self.is_real(self.login()))
+
+    def test_a_proved_login_is_not_counted(self) -> None:
+        """Who proves a login may log in again at once, as often as it likes."""
+        for _ in range(3 * MAX_PER_NAME):
+            response = self.login()
+            self.assertTrue(self.is_real(response))
+            pending = self.desk.pending(wire.decode_login_response(response).sid, self.now)
+            assert pending is not None
+            self.desk.proved(pending)
+
+    def test_late_copies(self) -> None:
+        """A copy of a login that was proved, or is over, is no new one, and takes no place from others."""
+        proved, expired = self.rng.randbytes(16), self.rng.randbytes(16)
+        response = self.login(lid=proved)
+        pending = self.desk.pending(wire.decode_login_response(response).sid, self.now)
+        assert pending is not None
+        self.desk.proved(pending)
+        self.login(lid=expired)
+        self.now += PENDING_TIME + 0.1
+        for _ in range(MAX_PER_NAME):
+            for lid in (proved, expired):
+                self.assertIsNone(self.desk.login(login_packet("alice", lid), "192.0.2.1", self.now))
+        self.assertTrue(self.is_real(self.login()))
+        self.now += SPENT_TIME + 0.1
+        self.assertIsNotNone(self.desk.login(login_packet("alice", proved), "192.0.2.1", self.now))
 
     def test_throttle_by_name(self) -> None:
         """From everywhere together a name has eight logins in three seconds."""
@@ -123,9 +151,9 @@ class DeskTests(DeskTestCase):
 
     def test_unknown_names_are_throttled_alike(self) -> None:
         """The books of the throttle are kept for names that do not exist, too."""
-        before = len(self.desk._last)
+        before = len(self.desk._recent)
         self.login("mallory")
-        self.assertEqual(len(self.desk._last), before + 1)
+        self.assertEqual(len(self.desk._recent), before + 2)
 
     def test_pending_logins_expire(self) -> None:
         """After ten seconds nothing is left of a login that was not proved."""
