@@ -21,15 +21,21 @@ from mikanet.interfaces import ITunnel
 from mikanet.nitrosocks.client_protocol import NitroClientConfig, NitroClientProtocol
 from mikanet.nitrosocks.datagrams import DatagramFilter
 from mikanet.nitrosocks.link import SessionKeys, SilenceError
-from mikanet.nitrosocks.mux import Mux
+from mikanet.nitrosocks.mux import Mux, Opening
 from mikanet.nitrosocks.tls import TlsFilter
 from mikanet.wire.socks import encode_address
 
 #: Seconds between attempts to come back: at once, then these, the last one again and again (N10).
 BACKOFF = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 
-#: Seconds after which a server has surely forgotten a session without a connection (N8).
+#: Seconds after which a server has surely forgotten a session without a connection (N8), and of the last attempt before.
 PARK_TIME = 60.0
+LAST_TRY = 58.0
+
+#: How long, in seconds, new streams wait for a session that has just lost its connection before another one is made for
+#: them, and the time between two attempts to make one while it is away. Our choice.
+GRACE = 2.0
+AGAIN_TIME = 0.5
 
 #: Least time, in seconds, between two messages about the same trouble.
 REPEAT_TIME = 60.0
@@ -49,7 +55,10 @@ class Server:
 
 
 class ClientSession:
-    """A session with one server: its streams, and the connection that carries them now, if one does."""
+    """A session with one server: its streams, and the connection that carries them now, if one does.
+
+    :ivar lost_at: when its connection was lost last.
+    """
 
     def __init__(self, tunnel: NitroTunnel, server: Server, keys: SessionKeys) -> None:
         self.server = server
@@ -59,13 +68,26 @@ class ClientSession:
         self._protocol: NitroClientProtocol | None = None
         self._attempts = 0
         self._silences = 0
-        self._lost_at = 0.0
+        self.lost_at = 0.0
         self._retry: IDelayedCall | None = None
-        self._attempt: Deferred[None] | None = None
+        self._grace: IDelayedCall | None = None
+        self._ended = False
+        self._attempt: Deferred[NitroClientProtocol] | None = None
         self._ending: Deferred[None] | None = None
+
+    @property
+    def away(self) -> bool:
+        """Whether it is between two connections."""
+        return not self.mux.attached and not self.mux.over
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is away, and an attempt to come back has failed."""
+        return self.away and self._attempts > (self._attempt is not None)
 
     def carry(self, protocol: NitroClientProtocol, resumed: bool) -> None:
         """A connection carries the session now."""
+        self._stop_grace()
         self._attempts = self._silences = 0
         self._protocol = protocol
         protocol.session = self
@@ -76,44 +98,71 @@ class ClientSession:
         """The connection is gone without a release: come back."""
         self._protocol = None
         self.mux.detach()
-        self._tunnel.count("lost")
-        self._lost_at = self._tunnel.reactor.seconds()
+        tunnel = self._tunnel
+        tunnel.count("lost")
+        self.lost_at = tunnel.reactor.seconds()
         if self._ending is not None:
             self._end("released")
-        else:
-            self._come_back()
+            return
+        _log.info("the connection to the server {server} was lost; coming back", server=self.server.name)
+        self._grace = tunnel.reactor.callLater(GRACE, self._grace_over)
+        self._come_back()
+        for opening in self.mux.take_unsent():
+            tunnel.reopen(opening)
+
+    def _grace_over(self) -> None:
+        self._grace = None
+        self._tunnel.look_for_session()
+
+    def _stop_grace(self) -> None:
+        grace, self._grace = self._grace, None
+        if grace is not None:
+            grace.cancel()
 
     def _come_back(self) -> None:
-        delay = BACKOFF[min(self._attempts, len(BACKOFF) - 1)]
         reactor = self._tunnel.reactor
-        if reactor.seconds() + delay - self._lost_at > PARK_TIME:
-            self._end("the server could not be reached again in time")
-            return
+        away = reactor.seconds() - self.lost_at
+        delay = BACKOFF[min(self._attempts, len(BACKOFF) - 1)]
+        if away + delay > PARK_TIME:
+            delay = LAST_TRY - away
+            if delay <= 0:
+                self._give_up("the server could not be reached again in time")
+                return
         self._retry = reactor.callLater(delay, self._try)
+
+    def _give_up(self, why: str) -> None:
+        _log.info("the session with the server {server} is given up: {why}", server=self.server.name, why=why)
+        self._end(why)
 
     def _try(self) -> None:
         self._retry = None
         chain = self._keys.chain.newest_first()
         key = chain[self._attempts % len(chain)]
         self._attempts += 1
-        self._attempt = self._tunnel.dial(self.server, (self._keys, key)).addCallbacks(self._returned, self._failed)
+        self._attempt = attempt = self._tunnel.dial(self.server, (self._keys, key))
+        attempt.addCallbacks(self._returned, self._failed)
 
     def _returned(self, protocol: NitroClientProtocol) -> None:
         self._attempt = None
+        if self._ended:
+            protocol.cut()
+            return
         self._tunnel.count("recovered")
         self.carry(protocol, resumed=True)
+        self._tunnel.serve_waiting()
 
     def _failed(self, failure: Failure) -> None:
         self._attempt = None
-        if failure.check(CancelledError):
+        if self._ended or failure.check(CancelledError, error.ConnectingCancelledError):
             return
         # A server that stands and does not know any of our keys will not know them later.
         if failure.check(SilenceError):
             self._silences += 1
         if self._silences >= len(self._keys.chain.newest_first()):
-            self._end("the server does not know the session any more")
+            self._give_up("the server does not know it any more")
         else:
             self._come_back()
+            self._tunnel.look_for_session()
 
     def released(self, clean: bool) -> None:
         """The session was released, by us or by the server."""
@@ -135,6 +184,10 @@ class ClientSession:
         return self._ending
 
     def _end(self, why: str) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._stop_grace()
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -146,6 +199,7 @@ class ClientSession:
         if self._ending is None:
             self._ending = Deferred()
         self._ending.callback(None)
+        self._tunnel.look_for_session()
 
 
 @implementer(ITunnel)
@@ -200,30 +254,66 @@ class NitroTunnel:
         if self._login is not None:
             self._login.cancel()
         ends = [session.release() for session in list(self.sessions)]
+        self._fail_waiting(Failure(error.ConnectionLost("the client is ending")))
         return DeferredList(ends).addCallback(lambda _: None)
 
     def session(self) -> Deferred[ClientSession]:
-        """A session with room for a stream; made if there is none."""
+        """A session on a connection, with room for a stream; made if there is none."""
         for session in self.sessions:
-            if not session.mux.full:
+            if session.mux.attached and not session.mux.full:
                 return succeed(session)
         waiting: Deferred[ClientSession] = Deferred(self._forget)
         self._waiting.append(waiting)
-        if self._login is None and not self._stopped:
-            delay = self._not_before - self.reactor.seconds()
-            if delay > 0:
-                self._login = _later(self.reactor, delay)
-                self._login.addCallbacks(lambda _: self._log_in(), self._login_failed)
-            else:
-                self._log_in()
+        self.look_for_session()
         return waiting
+
+    def reopen(self, opening: Opening) -> None:
+        """A stream that no server has heard of yet: open it on whichever session there is next."""
+        self.session().addCallbacks(lambda session: session.mux.adopt(opening), opening.fail)
+
+    def look_for_session(self) -> None:
+        """Log in for the streams that wait, if it is time and nobody does already."""
+        if not self._waiting or self._login is not None or self._stopped:
+            return
+        servers = self._eligible()
+        if not servers:
+            return  # the session that may be back at any moment will call again
+        delay = self._not_before - self.reactor.seconds()
+        if delay > 0:
+            self._login = _later(self.reactor, delay)
+            self._login.addCallbacks(lambda _: self._pause_over(), self._login_failed)
+        else:
+            self._log_in(servers)
+
+    def _eligible(self) -> list[Server]:
+        """Where to log in now. What has just lost a session gets a moment to take it back, others need not wait for that."""
+        away = [session for session in self.sessions if session.away]
+        lost = [session.server for session in away]
+        now = self.reactor.seconds()
+        fresh = [session for session in away if now - session.lost_at < GRACE]
+        if not fresh:
+            return sorted(self._servers, key=lambda server: server in lost)
+        if not any(session.refused for session in fresh):
+            return []
+        return [server for server in self._servers if server not in lost]
+
+    def _pause_over(self) -> None:
+        self._login = None
+        self.look_for_session()
+
+    def serve_waiting(self) -> None:
+        """A session has room: give it to the streams that wait."""
+        for session in list(self.sessions):
+            while self._waiting and session.mux.attached and not session.mux.full:
+                self._waiting.pop(0).callback(session)
+        self.look_for_session()
 
     def _forget(self, waiting: Deferred[ClientSession]) -> None:
         if waiting in self._waiting:
             self._waiting.remove(waiting)
 
-    def _log_in(self) -> None:
-        self._login = self._try_servers(list(self._servers), None)
+    def _log_in(self, servers: list[Server]) -> None:
+        self._login = self._try_servers(servers, None)
         self._login.addCallbacks(self._logged_in, self._login_failed)
 
     def _try_servers(self, servers: list[Server], last: Failure | None) -> Deferred[tuple[Server, NitroClientProtocol]]:
@@ -251,10 +341,7 @@ class NitroTunnel:
         session = ClientSession(self, server, protocol.keys)
         self.sessions.append(session)
         session.carry(protocol, resumed=False)
-        while self._waiting and not session.mux.full:
-            self._waiting.pop(0).callback(session)
-        if self._waiting and self._login is None and not self._stopped:
-            self._log_in()
+        self.serve_waiting()
 
     def _login_failed(self, failure: Failure) -> None:
         self._login = None
@@ -262,6 +349,14 @@ class NitroTunnel:
         if failure.check(RemoteProtocolError):
             self._failures += 1
             self._not_before = self.reactor.seconds() + BACKOFF[min(self._failures, len(BACKOFF) - 1)]
+        if not self._stopped and any(session.away for session in self.sessions):
+            # While a session may still come back its servers are asked again and again, and streams wait.
+            self._not_before = max(self._not_before, self.reactor.seconds() + AGAIN_TIME)
+            self.look_for_session()
+            return
+        self._fail_waiting(failure)
+
+    def _fail_waiting(self, failure: Failure) -> None:
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             each.errback(failure)

@@ -73,7 +73,7 @@ class MuxStream(CreditStream):
         super().__init__(cast(IStreamOwner, mux), sid, WINDOW, WINDOW)
         self.announced = self.granted
         self.scheduled = False
-        self.opening: _Opening | None = None
+        self.opening: Opening | None = None
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """See :meth:`CreditStream.registerProducer`; a socket behind the producer is read in whole packets from now on.
@@ -86,14 +86,32 @@ class MuxStream(CreditStream):
         super().registerProducer(producer, streaming)
 
 
-class _Opening:
-    """A stream that waits for its reply."""
+class Opening:
+    """A stream that waits for its reply.
 
-    __slots__ = ("done", "factory")
+    :ivar command: OPEN or OPEN_DATAGRAMS. :ivar payload: where to. :ivar done: fires with the connected protocol.
+    :ivar stream: None while it has none.
+    """
 
-    def __init__(self, factory: IProtocolFactory, done: Deferred[IProtocol]) -> None:
+    __slots__ = ("command", "done", "factory", "payload", "stream")
+
+    def __init__(self, command: Command, payload: bytes, factory: IProtocolFactory) -> None:
+        self.command = command
+        self.payload = payload
         self.factory = factory
-        self.done = done
+        self.stream: MuxStream | None = None
+        self.done: Deferred[IProtocol] = Deferred(lambda _: self._cancel())
+
+    def _cancel(self) -> None:
+        stream = self.stream
+        if stream is not None and stream.opening is self:
+            stream.opening = None
+            stream.abortConnection()
+
+    def fail(self, reason: Failure) -> None:
+        """It cannot be had."""
+        if not self.done.called:
+            self.done.errback(reason)
 
 
 @implementer(IStreamOwner)
@@ -269,22 +287,38 @@ class Mux:
         if self.full:
             raise LocalProtocolError("a session with as many streams as it may have")
         command = Command.OPEN_DATAGRAMS if datagrams else Command.OPEN
-        payload = encode_address(destination)
+        opening = Opening(command, encode_address(destination), factory)
+        self.adopt(opening)
+        return opening.done
+
+    def adopt(self, opening: Opening) -> None:
+        """Open a stream for what :meth:`take_unsent` of another session gave, unless nobody wants it any more."""
+        if opening.done.called:
+            return
         sid = self._next_sid
         self._next_sid = sid + 1
         stream = self.streams[sid] = MuxStream(self, sid)
-        done: Deferred[IProtocol] = Deferred(lambda _: self._cancel(stream))
-        stream.opening = _Opening(factory, done)
-        self._control.append(encode(sid, command, payload))
+        stream.opening = opening
+        opening.stream = stream
+        self._control.append(encode(sid, opening.command, opening.payload))
         self.pump()
-        return done
 
-    def _cancel(self, stream: MuxStream) -> None:
-        if stream.opening is not None:
-            stream.opening = None
-            stream.abortConnection()
+    def take_unsent(self) -> list[Opening]:
+        """The streams of which nothing was ever sent; they are this session's no more."""
+        found = []
+        for frame in list(self._control):
+            sid, command, _ = decode(frame)
+            if command is Command.OPEN or command is Command.OPEN_DATAGRAMS:
+                stream = self.streams.get(sid)
+                if stream is not None and stream.opening is not None:
+                    self._control.remove(frame)
+                    del self.streams[sid]
+                    opening, stream.opening = stream.opening, None
+                    opening.stream = None
+                    found.append(opening)
+        return found
 
-    def _replied(self, stream: MuxStream, opening: _Opening, code: int) -> None:
+    def _replied(self, stream: MuxStream, opening: Opening, code: int) -> None:
         stream.opening = None
         if code:
             del self.streams[stream.sid]
@@ -351,6 +385,7 @@ class Mux:
         """See :meth:`IStreamOwner.stream_closed`."""
         if self.streams.pop(stream.sid, None) is not None and not stream.read_over:
             self._control.append(encode(stream.sid, Command.RESET))
+            self.pump()
 
     def stream_peer(self) -> IAddress:
         """See :meth:`IStreamOwner.stream_peer`."""

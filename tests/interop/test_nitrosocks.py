@@ -359,6 +359,35 @@ class EndTests(NitroTestCase):
         self.assertRaises(ConnectionResetError, held.recv, 1)
         self.assertEqual(self.fetch(tunnel.socks_port), BODY)
 
+    def test_killed_server_with_a_second(self) -> None:
+        """With a server killed and another one configured, a transfer that begins right afterwards succeeds at once."""
+        tunnel = self.tunnel(start=False)
+        other = NitroSocksTunnel()
+        self.addCleanup(other.close)
+        for name in ("client.key", "server.pub", "token", "tokens"):
+            (other.keys / name).write_bytes((tunnel.keys / name).read_bytes())
+        other.certificate.write_bytes(tunnel.certificate.read_bytes())
+        other.start_server()
+        tunnel.start_server()
+        tunnel.client_options = [f"--server=tcp:127.0.0.1:{other.server_port}"]
+        tunnel.start_client()
+        self.assertEqual(self.fetch(tunnel.socks_port), BODY)
+        tunnel.kill_server()
+        begun = time.monotonic()
+        self.assertEqual(self.fetch(tunnel.socks_port), BODY)
+        self.assertLess(time.monotonic() - begun, 3)
+
+    def test_restarted_server(self) -> None:
+        """A server that was killed and is there again has new streams within seconds."""
+        tunnel = self.tunnel()
+        self.assertEqual(self.fetch(tunnel.socks_port), BODY)
+        tunnel.kill_server()
+        time.sleep(1)
+        tunnel.start_server()
+        begun = time.monotonic()
+        self.assertEqual(self.fetch(tunnel.socks_port), BODY)
+        self.assertLess(time.monotonic() - begun, 3)
+
     def test_stopped_server(self) -> None:
         """A server that is told to end tells its clients, whose applications are reset at once."""
         tunnel = self.tunnel()

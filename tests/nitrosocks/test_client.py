@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from twisted.internet import error
-from twisted.internet.defer import fail
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -147,6 +148,109 @@ class TunnelTests(SynchronousTestCase):
         world.settle(3.0)
         self.assertIs(outcome[0], app)
 
+    def two_servers(self) -> tuple[World, World]:
+        """A client of two servers with a session on the first, and the world of the second."""
+        world, other = World(), World(seed=5)
+        other.clock = other.server.reactor = world.clock
+        servers = [Server("first", world), Server("second", other)]  # type: ignore[list-item]  # as endpoints
+        world.tunnel = NitroTunnel(world.clock, servers, world.tunnel.config, world.reports.append)
+        world.open()
+        world.settle()
+        return world, other
+
+    def test_another_server_at_once(self) -> None:
+        """When the first attempt to come back is refused, new streams go to another server without waiting."""
+        world, other = self.two_servers()
+        world.reachable = False
+        world.wires[0].cut()
+        app, outcome = world.open()
+        world.settle()
+        other.carry()
+        world.settle(0.5)
+        other.carry()
+        self.assertIs(outcome[0], app)
+        self.assertEqual(len(other.egress.targets), 1)
+        self.assertEqual(len(world.tunnel.sessions), 2)
+        app, outcome = world.open()
+        other.carry()
+        self.assertIs(outcome[0], app)
+
+    def test_new_session_after_a_moment(self) -> None:
+        """A server that comes back without our session serves new streams within seconds, though it answers no RECONNECT."""
+        world = World()
+        world.open()
+        world.settle()
+        for session in list(world.server.sessions):
+            session.protocol = None
+            session.end("forgotten")
+        world.reachable = False
+        world.wires[0].cut()
+        world.settle()
+        app, outcome = world.open()
+        world.settle(1.5)
+        self.assertEqual(outcome, [])
+        world.reachable = True
+        world.settle(1.5)
+        self.assertIs(outcome[0], app)
+        self.assertEqual(len(world.tunnel.sessions), 2)
+
+    def test_unsent_streams_move(self) -> None:
+        """A stream whose OPEN never left is opened on the session that there is next; a cancelled one is not."""
+        world, other = self.two_servers()
+        world.wires[0].ends[0].producer.pauseProducing()
+        app, outcome = world.open()
+        factory = Factory.forProtocol(App)
+        unwanted = world.tunnel.stream_endpoint(Address("192.0.2.80", 80)).connect(factory)
+        self.assertEqual(outcome, [])
+        world.reachable = False
+        world.wires[0].cut()
+        unwanted.cancel()
+        self.failureResultOf(unwanted)
+        for _ in range(4):
+            world.settle(0.25)
+            other.carry()
+        self.assertIs(outcome[0], app)
+        self.assertEqual((len(world.egress.targets), len(other.egress.targets)), (1, 1))
+
+    def test_stop_during_an_attempt(self) -> None:
+        """Stopping while an attempt to come back is under way ends it, and nothing is tried afterwards."""
+        for error_of_endpoint in (error.ConnectingCancelledError(MemoryTransport().peer), None):
+            world = World()
+            world.open()
+            world.settle()
+            attempts: list[Deferred[object]] = []
+
+            def connect(
+                factory: object, problem: Exception | None = error_of_endpoint, seen: list[Deferred[object]] = attempts
+            ) -> Deferred[object]:
+                seen.append(Deferred(lambda each: each.errback(problem) if problem is not None else None))
+                return seen[-1]
+
+            world.connect = connect  # type: ignore[method-assign, assignment]
+            world.wires[0].cut()
+            world.clock.advance(0)
+            self.assertEqual(len(attempts), 1)
+            done: list[object] = []
+            _, outcome = world.open()
+            world.tunnel.stop().addCallback(done.append)
+            self.assertEqual((done, len(outcome)), ([None], 1))
+            world.clock.advance(90)
+            self.assertEqual(len(attempts), 1)
+            self.assertEqual([call for call in world.clock.getDelayedCalls() if "lient" in repr(call)], [])
+
+    def test_last_attempt(self) -> None:
+        """The last attempt to come back is made shortly before the server forgets the session."""
+        world = World()
+        app, _ = world.open()
+        world.settle()
+        world.reachable = False
+        world.wires[0].cut()
+        world.settle(50.0, step=1.0)
+        world.reachable = True
+        world.settle(9.0, step=0.5)
+        self.assertIsNone(app.reason)
+        self.assertTrue(world.tunnel.sessions[0].mux.attached)
+
     def test_stop_while_away(self) -> None:
         """Stopping between two connections ends at once."""
         world = World()
@@ -177,7 +281,7 @@ class TunnelTests(SynchronousTestCase):
 class MuxTests(SynchronousTestCase):
     """Frames that should not come."""
 
-    def attached(self, server: bool = True) -> Mux:
+    def attached(self, server: bool = True, taken: list[bytes] | None = None) -> Mux:
         """A mux on a connection that takes everything."""
         world = World()
 
@@ -188,7 +292,9 @@ class MuxTests(SynchronousTestCase):
             addresses = (MemoryTransport().getPeer(), MemoryTransport().getHost())
 
             def send(self, frames: list[bytes]) -> None:
-                """Nothing."""
+                """Note them, if somebody wants to know."""
+                if taken is not None:
+                    taken.extend(frames)
 
         mux = Mux(world.clock, (lambda stream, destination, datagrams: None) if server else None)
         mux.attach(Port(), resumed=False)
@@ -219,6 +325,21 @@ class MuxTests(SynchronousTestCase):
                 mux.finish()
 
             self.assertRaises(RemoteProtocolError, feed)
+
+    def test_close_is_told_at_once(self) -> None:
+        """A stream that is closed while its peer still sends is reset there without waiting for anything else."""
+        frames: list[bytes] = []
+        mux = self.attached(taken=frames)
+        mux.begin()
+        mux.frame_received(encode(1, Command.OPEN, b"\x01\x01\x02\x03\x04\x00\x50"))
+        mux.finish()
+        stream = mux.streams[1]
+        stream.connect(App())
+        mux.reply(stream, None)
+        stream.loseWriteConnection()
+        frames.clear()
+        stream.loseConnection()
+        self.assertEqual(frames, [encode(1, Command.RESET)])
 
     def test_late_frames(self) -> None:
         """Frames for a stream that we have ended are passed over."""
