@@ -8,6 +8,7 @@ comma between).
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,7 +29,9 @@ from mikanet.carriers.dns_records import CARRYING
 from mikanet.carriers.dns_zone import MAX_UDP, DnsZone
 from mikanet.carriers.polled_carrier import Alarm, PolledClientCarrier, PolledHub, Questions, random_bits
 from mikanet.carriers.polled_client import PolledClient
+from mikanet.carriers.polled_numbers import KEY_SIZE, Numbers
 from mikanet.carriers.polled_wire import CLOSED
+from mikanet.carriers.strangers import Strangers
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
 from mikanet.dial import TcpEndpoint
 from mikanet.errors import ConfigError, DestinationError, LocalProtocolError, Reason, RemoteProtocolError
@@ -42,6 +45,8 @@ OPEN_TIME, TCP_AFTER = 25.0, 6.0
 #: Most bytes that a TCP connection's questions may be ahead of its answers, and connections in all.
 _MAX_TCP_UNREAD, _MAX_TCP = 1 << 20, 1000
 _TCP_IDLE = 60.0
+#: Links without a proof by way of one address: many clients may share a resolver.
+_STRANGERS_PER_RESOLVER = 256
 #: Answers without a record, one after the other, that are borne.
 _MAX_EMPTY = 2
 
@@ -407,11 +412,13 @@ class DnsServer:
             context.reactor,
             context.counters,
             context.refusal_time,
-            limits.unverified,
+            Strangers(limits.unverified, max(limits.unverified_per_address, _STRANGERS_PER_RESOLVER)),
             lambda way: way.to[0] if isinstance(way.to, tuple) else way.to.transport.getPeer().host,
             self._flush,
         )
-        self.zone = DnsZone(zone, nameserver, self._addresses, lambda: random_bits(32), self._hub.started, self._answer)
+        self.zone = DnsZone(
+            zone, nameserver, self._addresses, Numbers(os.urandom(KEY_SIZE)), self._hub.started, self._answer
+        )
         self._hub.server = self.zone.tunnel
         self._udp: UdpPackets | None = None
         self._tcp: IListeningPort | None = None

@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from mikanet.carriers.dns_records import CARRYING, from_labels, records_room, to_records
+from mikanet.carriers.polled_numbers import Numbers
 from mikanet.carriers.polled_server import PolledLink, PolledServer
 from mikanet.errors import RemoteProtocolError
 from mikanet.wire import dns
@@ -46,7 +47,7 @@ class DnsZone:
         zone: bytes,
         nameserver: bytes,
         addresses: Callable[[Any], list[IPv4Address | IPv6Address]],
-        random_number: Callable[[], int],
+        numbers: Numbers,
         started: Callable[[PolledLink, Any], bool],
         send: Callable[[Any, bytes], None],
     ) -> None:
@@ -55,7 +56,7 @@ class DnsZone:
         self._nameserver = nameserver
         self._addresses = addresses
         self._send = send
-        self.tunnel = PolledServer(self._reply, random_number, started)
+        self.tunnel = PolledServer(self._reply, numbers, started)
         self._soa = dns.soa(nameserver, dns.join_labels([b"hostmaster", *dns.labels_of(zone)]), _SERIAL)
 
     def received(self, data: bytes, to: Any, tcp: bool, now: float) -> tuple[PolledLink, list[bytes]] | None:

@@ -7,6 +7,7 @@ something to say. Client option: ``size=BYTES`` (largest message to try).
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -23,10 +24,12 @@ from mikanet.carriers import polled_wire as wire
 from mikanet.carriers.icmp_client import MAX_SIZE, IcmpHandshake
 from mikanet.carriers.polled_carrier import Alarm, PolledClientCarrier, PolledHub, Questions, random_bits
 from mikanet.carriers.polled_client import PolledClient
+from mikanet.carriers.polled_numbers import KEY_SIZE, Numbers
 from mikanet.carriers.polled_server import PolledServer
+from mikanet.carriers.strangers import Strangers
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
 from mikanet.errors import ConfigError, DestinationError, Reason, RemoteProtocolError
-from mikanet.guard.admission import AdmissionLimits
+from mikanet.guard.admission import AdmissionLimits, address_group
 from mikanet.interfaces import ICarrier, IClientCarrier, IServerCarrier
 from mikanet.wire import icmp
 
@@ -328,11 +331,13 @@ class IcmpServer:
             context.reactor,
             context.counters,
             context.refusal_time,
-            limits.unverified,
+            Strangers(limits.unverified, limits.unverified_per_address),
             lambda way: way[0],
             self._flush,
         )
-        self._links = PolledServer(self._reply, lambda: random_bits(32), self._hub.started)
+        self._links = PolledServer(
+            self._reply, Numbers(os.urandom(KEY_SIZE)), self._hub.started, lambda way: address_group(way[0])
+        )
         self._hub.server = self._links
         self._socket: IcmpSocket | None = None
         self._six = ":" in self._host

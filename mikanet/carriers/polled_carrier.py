@@ -14,8 +14,10 @@ from mikanet.carriers import polled_wire as wire
 from mikanet.carriers.base import BaseCarrier
 from mikanet.carriers.polled_client import PolledClient
 from mikanet.carriers.polled_server import SILENCE, PolledLink, PolledServer
+from mikanet.carriers.strangers import Strangers
 from mikanet.counters import Counters
 from mikanet.errors import RemoteProtocolError
+from mikanet.guard.admission import address_group
 from mikanet.interfaces import ICarrier
 
 #: Seconds without any answer after which a client's carrier is lost: resolvers and outages take long.
@@ -238,7 +240,7 @@ class PolledServerCarrier(_PolledCarrier):
         """See :meth:`~mikanet.interfaces.ICarrier.proven`."""
         if not self._is_proven:
             self._is_proven = True
-            self._hub.strangers -= 1
+            self._hub.strangers.discard(self)
 
     def refuse(self) -> None:
         """Answer as before, listen to nothing more, and be gone when a stranger's time is over."""
@@ -297,8 +299,7 @@ class PolledServerCarrier(_PolledCarrier):
         """The link is gone."""
         if not self.lost:
             self._alarm.cancel()
-            if not self._is_proven:
-                self._hub.strangers -= 1
+            self._hub.strangers.discard(self)
             self._hub.forget(self)
             self.lose(reason)
 
@@ -308,7 +309,7 @@ class PolledHub:
 
     :param server: made by the caller with :meth:`started`, set before the first question.
     :param host_of: what a way's other end is called. :param flushed: called when all of a batch is answered.
-    :ivar strangers: links without a proof; :ivar max_strangers: as many are taken.
+    :param strangers: for the links without a proof; the oldest one goes where there are too many.
     """
 
     def __init__(
@@ -318,7 +319,7 @@ class PolledHub:
         clock: IReactorTime,
         counters: Counters,
         refusal_time: float,
-        max_strangers: int,
+        strangers: Strangers[PolledServerCarrier],
         host_of: Callable[[Any], str],
         flushed: Callable[[], None],
     ) -> None:
@@ -326,8 +327,7 @@ class PolledHub:
         self.prefix = prefix
         self.counters = counters
         self.refusal_time = refusal_time
-        self.max_strangers = max_strangers
-        self.strangers = 0
+        self.strangers = strangers
         self.server: PolledServer | None = None
         self.accept: Callable[[ICarrier], None] | None = None
         self._clock = clock
@@ -339,12 +339,17 @@ class PolledHub:
 
     def started(self, link: PolledLink, path: Any) -> bool:
         """A link begins; False refuses it."""
-        if self.accept is None or self.strangers >= self.max_strangers:
+        if self.accept is None:
             self.counters.add(f"{self.prefix}.refused")
             return False
-        self.strangers += 1
+        host = self._host_of(path)
+        group = address_group(host)
+        while (oldest := self.strangers.in_the_way(group)) is not None:
+            self.counters.add(f"{self.prefix}.limit.unverified")
+            oldest.abort()
         self.counters.add(f"{self.prefix}.links")
-        carrier = PolledServerCarrier(self, link, self._host_of(path), self._clock)
+        carrier = PolledServerCarrier(self, link, host, self._clock)
+        self.strangers.add(carrier, group)
         self._carriers[link.connection] = carrier
         self.accept(carrier)
         self._touched[carrier] = None

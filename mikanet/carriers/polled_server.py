@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from mikanet.carriers import polled_wire as wire
 from mikanet.carriers.polled_arq import Receiver, Sender
 from mikanet.carriers.polled_client import HIGH_WATER, LOW_WATER
+from mikanet.carriers.polled_numbers import Numbers
 from mikanet.errors import RemoteProtocolError
 
-#: Challenges that are remembered, and for how long (seconds).
-MAX_PENDING, PENDING_TIME = 4096, 30.0
 #: Links in all.
 MAX_LINKS = 4096
 #: Seconds without a question after which a link is gone.
@@ -206,28 +204,26 @@ class PolledLink:
         self._answered.clear()
 
 
-@dataclass(slots=True)
-class _Pending:
-    connection: int
-    at: float
-
-
 class PolledServer:
     """The links of one server, and the handshakes before them.
 
-    :param reply: see :data:`Reply`. :param random_number: gives 32 random bits for a connection's number, which is all
+    :param reply: see :data:`Reply`. :param numbers: gives connections their numbers, 32 bits that look random: they are all
         that a stranger would have to guess.
     :param started: called with each new link; False refuses it.
+    :param group_of: the address group of a way's other end, where a client keeps its address; else always the same.
     """
 
     def __init__(
-        self, reply: Reply, random_number: Callable[[], int], started: Callable[[PolledLink, Any], bool]
+        self,
+        reply: Reply,
+        numbers: Numbers,
+        started: Callable[[PolledLink, Any], bool],
+        group_of: Callable[[Any], str] = lambda path: "",
     ) -> None:
         self._reply = reply
-        self._random_number = random_number
+        self._numbers = numbers
         self._started = started
-        self._pending: OrderedDict[bytes, _Pending] = OrderedDict()
-        self._connections: dict[int, bytes] = {}
+        self._group_of = group_of
         self.links: dict[int, PolledLink] = {}
 
     def question(
@@ -247,9 +243,9 @@ class PolledServer:
                 raise RemoteProtocolError("a question on a link that is not here")
             return link, link.question(asked, path, room, now)
         if isinstance(asked, wire.Hello):
-            self._reply(path, wire.welcome(asked.challenge, self._connection_for(asked.challenge, now)))
+            self._reply(path, wire.welcome(asked.challenge, self._new_number(self._group_of(path), now)))
             return None
-        if asked.connection not in self._connections and asked.connection not in self.links:
+        if asked.connection not in self.links and not self._numbers.knows(asked.connection, self._group_of(path), now):
             raise RemoteProtocolError("a question on a link that is not here")
         if isinstance(asked, wire.Probe):
             self._reply(path, wire.probed(message, min(asked.size, room, wire.MAX_PATTERN)))
@@ -263,20 +259,11 @@ class PolledServer:
                 return link, []
         return None
 
-    def _connection_for(self, challenge: bytes, now: float) -> int:
-        """The number for a challenge, the same each time."""
-        pending = self._pending
-        known = pending.get(challenge)
-        if known is not None:
-            return known.connection
-        while pending and (len(pending) >= MAX_PENDING or next(iter(pending.values())).at + PENDING_TIME < now):
-            _, old = pending.popitem(last=False)
-            self._connections.pop(old.connection, None)
-        connection = self._random_number()
-        while connection in self._connections or connection in self.links:
-            connection = self._random_number()
-        pending[challenge] = _Pending(connection, now)
-        self._connections[connection] = challenge
+    def _new_number(self, group: str, now: float) -> int:
+        """A number that no link has; nothing is remembered of it."""
+        connection = self._numbers.give(group, now)
+        while connection in self.links:
+            connection = self._numbers.give(group, now)
         return connection
 
     def _start(self, asked: wire.Start, path: Any, now: float) -> bool:
@@ -295,6 +282,3 @@ class PolledServer:
         """A link has ended."""
         self.links.pop(link.connection, None)
         link.drop()
-        challenge = self._connections.pop(link.connection, None)
-        if challenge is not None:
-            self._pending.pop(challenge, None)

@@ -9,7 +9,28 @@ from typing import Any
 
 from mikanet.carriers import polled_wire as wire
 from mikanet.carriers.polled_client import PolledClient
+from mikanet.carriers.polled_numbers import KEY_SIZE, Numbers
 from mikanet.carriers.polled_server import PolledLink, PolledServer
+
+
+class CountedNumbers(Numbers):
+    """1, 2, 3 ..; each is known for ever, to everybody.
+
+    :ivar last: given.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(bytes(KEY_SIZE))
+        self.last = 0
+
+    def give(self, group: str, now: float) -> int:
+        """The next one."""
+        self.last += 1
+        return self.last
+
+    def knows(self, number: int, group: str, now: float) -> bool:
+        """Whether it was given."""
+        return 0 < number <= self.last
 
 
 class Path:
@@ -44,11 +65,11 @@ class Path:
         self.at_server: list[bytes] = []
         self.at_client: list[bytes] = []
         self.links: list[PolledLink] = []
-        self.server = PolledServer(self._reply, lambda: self.random.getrandbits(32), self._started)
+        numbers = CountedNumbers()
+        self.server = PolledServer(self._reply, numbers, self._started)
         self.server.question(wire.hello(b"challeng"), -1, 1000, 0.0)
-        (pending,) = self.server._pending.values()
-        self.server.question(wire.start(pending.connection, 0, down_room, stock, hold, 1), -1, 1000, 0.0)
-        self.client = PolledClient(pending.connection, up_room, stock, hold, 0.0)
+        self.server.question(wire.start(numbers.last, 0, down_room, stock, hold, 1), -1, 1000, 0.0)
+        self.client = PolledClient(numbers.last, up_room, stock, hold, 0.0)
 
     @property
     def link(self) -> PolledLink:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable
 from ipaddress import IPv4Address, ip_address
@@ -29,11 +28,13 @@ from mikanet.carriers.dns_records import (
 from mikanet.carriers.dns_zone import DnsZone
 from mikanet.carriers.icmp import IcmpClient, IcmpServer
 from mikanet.carriers.icmp_client import MAX_SIZE, IcmpHandshake
+from mikanet.carriers.polled_numbers import KEY_SIZE, Numbers
 from mikanet.carriers.polled_server import PolledLink, PolledServer
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
 from mikanet.counters import Counters
 from mikanet.errors import ConfigError, RemoteProtocolError
 from mikanet.wire import dns
+from tests.carriers.polled_path import CountedNumbers
 
 ZONE = dns.name_of("t.example")
 
@@ -145,12 +146,11 @@ class ZoneTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.sent: list[tuple[Any, bytes]] = []
         self.links: list[PolledLink] = []
-        numbers = itertools.count(1)
         self.zone = DnsZone(
             ZONE,
             dns.name_of("tns.example"),
             lambda to: [IPv4Address("192.0.2.53")],
-            lambda: next(numbers),
+            CountedNumbers(),
             lambda link, way: not self.links.append(link),  # type: ignore[func-returns-value]
             lambda to, message: self.sent.append((to, message)),
         )
@@ -249,7 +249,7 @@ class HandshakeTests(SynchronousTestCase):
             ZONE,
             b"\x02ns" + ZONE,
             lambda to: [],
-            lambda: chance.getrandbits(32),
+            Numbers(chance.randbytes(KEY_SIZE)),
             lambda link, way: True,
             lambda to, message: answers.append(message),
         )
@@ -347,7 +347,7 @@ class IcmpHandshakeTests(SynchronousTestCase):
         replies: list[tuple[int, bytes]] = []
         server = PolledServer(
             lambda path, message: replies.append((path, message or b"")),
-            lambda: chance.getrandbits(32),
+            Numbers(chance.randbytes(KEY_SIZE)),
             lambda link, path: True,
         )
         now = 0.0

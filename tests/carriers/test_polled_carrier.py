@@ -19,12 +19,13 @@ from mikanet.carriers.polled_carrier import (
     Alarm,
     PolledClientCarrier,
     PolledHub,
-    random_bits,
 )
 from mikanet.carriers.polled_client import PolledClient
 from mikanet.carriers.polled_server import SILENCE, PolledServer
+from mikanet.carriers.strangers import Strangers
 from mikanet.counters import Counters
 from mikanet.interfaces import ICarrier
+from tests.carriers.polled_path import CountedNumbers
 
 
 class User:
@@ -57,17 +58,24 @@ class CarrierTests(SynchronousTestCase):
         self.released = 0
         self.accepted: list[Any] = []
         self.counters = Counters()
+        self.numbers = CountedNumbers()
         self.hub = PolledHub(
-            "dns://here", "test", self.clock, self.counters, 75.0, 3, lambda path: "host", lambda: None
+            "dns://here",
+            "test",
+            self.clock,
+            self.counters,
+            75.0,
+            Strangers(5, 3),
+            lambda path: "host" if isinstance(path, int) else path,
+            lambda: None,
         )
-        self.server = PolledServer(self.reply, lambda: random_bits(32), self.hub.started)
+        self.server = PolledServer(self.reply, self.numbers, self.hub.started)
         self.hub.server = self.server
         self.hub.accept = self.accept
         self.user, self.far = User(), User()
         self.ask(0, wire.hello(b"challeng"))
-        (pending,) = self.server._pending.values()
-        self.ask(0, wire.start(pending.connection, 0, 1000, 4, 3.0, 0))
-        link = PolledClient(pending.connection, 140, 4, 3.0, self.clock.seconds())
+        self.ask(0, wire.start(self.numbers.last, 0, 1000, 4, 3.0, 0))
+        link = PolledClient(self.numbers.last, 140, 4, 3.0, self.clock.seconds())
         self.carrier = PolledClientCarrier("dns://there", "host", self.clock, link, self.transmit, self.release)
         self.carrier.user = self.user
         self.carrier.pump()
@@ -82,7 +90,7 @@ class CarrierTests(SynchronousTestCase):
         """The client's carrier lets go of its socket."""
         self.released += 1
 
-    def ask(self, number: int, message: bytes) -> None:
+    def ask(self, number: int | str, message: bytes) -> None:
         """A question arrives."""
         self.hub.batch([lambda now: self.server.question(message, number, 1000, now)])
 
@@ -167,7 +175,7 @@ class CarrierTests(SynchronousTestCase):
         self.assertEqual(self.far.reasons, [])
         self.run_for(2)
         self.assertEqual(len(self.far.reasons), 1)
-        self.assertEqual(self.hub.strangers, 0)
+        self.assertEqual(len(self.hub.strangers), 0)
 
     def test_proven(self) -> None:
         """See the other one."""
@@ -185,12 +193,35 @@ class CarrierTests(SynchronousTestCase):
         self.assertEqual(self.counters["test.refused"], 1)
 
     def test_too_many_strangers(self) -> None:
-        """Beyond the cap nobody new is taken."""
-        for number in range(5):
-            self.ask(number, wire.hello(number.to_bytes(8, "big")))
-        for pending in list(self.server._pending.values()):
-            self.ask(9, wire.start(pending.connection, 0, 1000, 4, 3.0, 0))
-        self.assertEqual(len(self.accepted), 3)
+        """At its cap, an address loses its oldest stranger to the newest; those of others stay."""
+        self.begin("198.51.100.1")
+        for _ in range(1000):
+            self.begin("192.0.2.1")
+        self.assertEqual(self.living(), ["host", "198.51.100.1", *["192.0.2.1"] * 3])
+        self.assertEqual(len(self.hub.strangers), 5)
+        self.assertEqual(self.counters["test.limit.unverified"], 997)
+        self.assertEqual(len(self.server.links), 5)
+
+    def test_strangers_of_many_addresses(self) -> None:
+        """At the cap of all, the oldest stranger goes; who has proved himself is none."""
+        self.accepted[0].proven()
+        for number in range(7):
+            self.begin(f"192.0.2.{number}")
+        self.assertEqual(self.living(), ["host", *(f"192.0.2.{number}" for number in range(2, 7))])
+        self.begin("2001:db8::1")
+        for number in range(2, 9):
+            self.begin(f"2001:db8::{number}")
+        self.assertEqual(self.living()[-3:], [f"2001:db8::{number}" for number in (6, 7, 8)])
+        self.assertIn("192.0.2.6", self.living())
+
+    def begin(self, host: str) -> None:
+        """A link of somebody else's, from this address."""
+        self.ask(host, wire.hello(b"whatever"))
+        self.ask(host, wire.start(self.numbers.last, 0, 1000, 4, 3.0, 0))
+
+    def living(self) -> list[str]:
+        """The addresses of the carriers that are there, oldest first."""
+        return [carrier.host for carrier in self.accepted if not carrier.lost]
 
 
 class AlarmTests(SynchronousTestCase):

@@ -10,10 +10,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.carriers import polled_wire as wire
 from mikanet.carriers.polled_arq import MAX_SEGMENTS, Receiver, Rtt, Sender
+from mikanet.carriers.polled_numbers import KEY_SIZE, SPAN, Numbers
 from mikanet.carriers.polled_pace import MAX_WINDOW, MIN_WINDOW, Pace
-from mikanet.carriers.polled_server import MAX_PENDING, PolledLink, PolledServer
+from mikanet.carriers.polled_server import PolledLink, PolledServer
 from mikanet.errors import RemoteProtocolError
-from tests.carriers.polled_path import Path
+from tests.carriers.polled_path import CountedNumbers, Path
 
 
 def packets(count: int, size: int = 700) -> list[bytes]:
@@ -281,12 +282,9 @@ class ServerTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.replies: list[tuple[str, bytes | None]] = []
         self.started: list[PolledLink] = []
-        self.numbers = iter(range(1, 100_000))
-        self.server = PolledServer(lambda path, message: self.replies.append((path, message)), self.number, self.start)
-
-    def number(self) -> int:
-        """A connection's number."""
-        return next(self.numbers)
+        self.server = PolledServer(
+            lambda path, message: self.replies.append((path, message)), CountedNumbers(), self.start
+        )
 
     def start(self, link: PolledLink, path: str) -> bool:
         """Take every link."""
@@ -309,11 +307,12 @@ class ServerTests(SynchronousTestCase):
 
     def test_asked_twice(self) -> None:
         """Each question gets the same answer each time, and is acted upon once."""
+        self.ask(wire.hello(b"challeng"))
+        self.replies.clear()
         for _ in range(2):
-            self.ask(wire.hello(b"challeng"))
             self.ask(wire.probe(1, 100, 7))
             self.ask(wire.start(1, 0, 500, 2, 3.0, 0))
-        self.assertEqual(self.replies[:3], self.replies[3:])
+        self.assertEqual(self.replies[:2], self.replies[2:])
         self.assertEqual(len(self.started), 1)
         self.replies.clear()
         question = wire.up(1, 1, 0, 0, 8, False, 0, b"\0\3abc")
@@ -371,11 +370,54 @@ class ServerTests(SynchronousTestCase):
             self.assertRaises(RemoteProtocolError, self.ask, message)
         with self.assertRaises(RemoteProtocolError):
             self.server.question(wire.up(1, 1, 0, 0, 8, False, None, b""), "way", 500, 0.0, 1)
-        for number in range(MAX_PENDING + 100):
-            self.ask(wire.hello(number.to_bytes(8, "big")))
-        self.assertLessEqual(len(self.server._pending), MAX_PENDING)
+
+    def test_flood_of_first_questions(self) -> None:
+        """A client's number stays good through any number of strangers' first questions; none is kept."""
+        server = PolledServer(
+            lambda path, message: self.replies.append((path, message)), Numbers(bytes(KEY_SIZE)), self.start, str
+        )
+        server.question(wire.hello(b"challeng"), "client", 500, 0.0)
+        connection = wire.read_welcome(self.replies[-1][1] or b"", b"challeng")
+        assert connection is not None
+        for number in range(5000):
+            server.question(wire.hello(number.to_bytes(8, "big")), f"stranger {number}", 500, 1.0)
+        with self.assertRaises(RemoteProtocolError):
+            server.question(wire.start(connection, 0, 500, 2, 3.0, 0), "somebody else", 500, 2.0)
+        server.question(wire.start(connection, 0, 500, 2, 3.0, 0), "client", 500, 29.0)
+        self.assertEqual(self.replies[-1], ("client", wire.STARTED))
+        self.assertEqual(list(server.links), [connection])
 
     def test_no_amplifier(self) -> None:
         """A stranger's first question brings an answer no larger than itself, but for three bytes."""
         self.ask(wire.hello(b"challeng"))
         self.assertLessEqual(len(self.replies[0][1] or b""), len(wire.hello(b"challeng")) + 3)
+
+
+class NumberTests(SynchronousTestCase):
+    """Connections' numbers."""
+
+    def setUp(self) -> None:
+        self.numbers = Numbers(bytes(range(KEY_SIZE)))
+
+    def test_known_again(self) -> None:
+        """For the rest of a span and all of the next, from the same addresses, with the same key."""
+        for now in (0.0, SPAN - 1, 7 * SPAN + 3):
+            number = self.numbers.give("192.0.2.1", now)
+            self.assertTrue(self.numbers.knows(number, "192.0.2.1", now))
+            self.assertTrue(self.numbers.knows(number, "192.0.2.1", now + SPAN))
+            self.assertFalse(self.numbers.knows(number, "192.0.2.1", now + 2 * SPAN))
+            self.assertFalse(self.numbers.knows(number, "192.0.2.2", now))
+            self.assertFalse(Numbers(bytes(KEY_SIZE)).knows(number, "192.0.2.1", now))
+
+    def test_each_once(self) -> None:
+        """No number is given twice within a span, and they look random."""
+        given = [self.numbers.give("", 0.0) for _ in range(5000)]
+        self.assertEqual(len(set(given)), len(given))
+        for bit in range(32):
+            self.assertLess(abs(sum(number >> bit & 1 for number in given) / len(given) - 0.5), 0.05)
+
+    def test_guesses(self) -> None:
+        """Of random numbers, one in some thousands is taken for ours."""
+        chance = random.Random(5)
+        right = sum(self.numbers.knows(chance.getrandbits(32), "", 0.0) for _ in range(20_000))
+        self.assertLess(right, 40)
