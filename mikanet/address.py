@@ -68,3 +68,13 @@ def parse_address(text: str) -> Address:
     if len(host.encode("utf-8", "replace")) > MAX_HOST_LENGTH:
         raise ConfigError(f"{host[:20]!r}... is longer than a host name can be")
     return Address(host, parse_port(port))
+
+
+def network_of(host: str) -> str:
+    """What counts as one network: the /24 of an IPv4 address, the /48 of an IPv6 one."""
+    ip = parse_ip(host.partition("%")[0])
+    if ip is None:
+        return host
+    if ip.version == 6 and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return ip.packed[: 3 if ip.version == 4 else 6].hex()

@@ -15,6 +15,7 @@ from typing import cast
 
 from twisted.internet import error
 from twisted.internet.interfaces import (
+    IAddress,
     IConsumer,
     IHalfCloseableProtocol,
     IPushProducer,
@@ -22,7 +23,7 @@ from twisted.internet.interfaces import (
     ITCPTransport,
     ITransport,
 )
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -241,3 +242,23 @@ def set_crash_reset(transport: ITransport, on: bool) -> None:
 
 
 _LINGER_ON, _LINGER_OFF = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
+
+
+class _TargetFactory(Factory):
+    noisy = False
+
+    def buildProtocol(self, addr: IAddress | None) -> RelayEnd:
+        return _TargetEnd()
+
+
+class _TargetEnd(RelayEnd):
+    """The target's end of a relay."""
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.setTcpNoDelay(True)
+        self.transport.setTcpKeepAlive(True)
+
+
+#: Makes the ends of relays that face targets, for :meth:`mikanet.egress.Egress.connect`.
+TARGETS = _TargetFactory()

@@ -11,8 +11,6 @@ from typing import Any
 
 from twisted.python.failure import Failure
 
-from mikanet.address import parse_ip
-
 #: SYNs of one network: at once, and most networks remembered (our choice; the one silent for longest is forgotten).
 SYN_BURST, MAX_NETWORKS = 50, 50_000
 
@@ -24,16 +22,6 @@ ALONE = 0.0002
 
 #: How long, in seconds, a network is known after a session was established from there.
 KNOWN_TIME = 600.0
-
-
-def network_of(host: str) -> str:
-    """What counts as one network: the /24 of an IPv4 address, the /48 of an IPv6 one."""
-    ip = parse_ip(host.partition("%")[0])
-    if ip is None:
-        return host
-    if ip.version == 6 and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return ip.packed[: 3 if ip.version == 4 else 6].hex()
 
 
 class SynRates:

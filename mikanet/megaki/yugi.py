@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mikanet import prompt
+from mikanet.address import network_of
 from mikanet.counters import Counters
 from mikanet.crypto.rsa_oaep import PrivateKey
 from mikanet.errors import RemoteProtocolError
@@ -32,7 +33,7 @@ from mikanet.guard.server import Guard, GuardedFactory
 from mikanet.megaki.bank import TokenBank
 from mikanet.megaki.exchange import Context
 from mikanet.megaki.harness import WorkerError
-from mikanet.megaki.limits import SYN_BURST, KnownNetworks, SynRates, network_of
+from mikanet.megaki.limits import SYN_BURST, KnownNetworks, SynRates
 from mikanet.megaki.wire import MAX_MESSAGE
 from mikanet.megaki.yami import (
     Established,

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from twisted.internet import error
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IConsumer, IProtocol
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.interfaces import IConsumer, IProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -30,7 +30,7 @@ from mikanet.guard.server import Guard, GuardedFactory
 from mikanet.mika.http_target import HttpTarget
 from mikanet.mika.session import Keys, Profile, ServerSession
 from mikanet.mika.wire import Header, Kind
-from mikanet.relay import MemoryBudget, RelayEnd, can_half_close, join, set_crash_reset
+from mikanet.relay import TARGETS, MemoryBudget, RelayEnd, can_half_close, join, set_crash_reset
 from mikanet.udp_target import UdpTarget
 
 #: How long, in seconds, a chunk may stay unfinished (M4).
@@ -161,7 +161,7 @@ class MikaServerProtocol(RelayEnd):
     def _dial(self, destination: Address) -> None:
         if self.factory.config.log_destinations:
             _log.info("{client} -> {destination}", client=self._host, destination=destination)
-        self._dialling = self.factory.config.egress.connect(destination, _TARGETS)
+        self._dialling = self.factory.config.egress.connect(destination, TARGETS)
         self._dialling.addCallbacks(self._dialled, self._fail_target)
 
     def _dialled(self, target: IProtocol) -> None:
@@ -276,27 +276,6 @@ class MikaServerProtocol(RelayEnd):
 
     def _count(self, what: str) -> None:
         self.factory.count(what)
-
-
-class _TargetFactory(Factory):
-    """Ends for targets."""
-
-    noisy = False
-
-    def buildProtocol(self, addr: IAddress | None) -> RelayEnd:
-        return _TargetEnd()
-
-
-class _TargetEnd(RelayEnd):
-    """The target's end of a relay."""
-
-    def connectionMade(self) -> None:
-        assert self.transport is not None
-        self.transport.setTcpNoDelay(True)
-        self.transport.setTcpKeepAlive(True)
-
-
-_TARGETS = _TargetFactory()
 
 
 class MikaServerFactory(GuardedFactory[MikaServerProtocol]):

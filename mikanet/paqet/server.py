@@ -24,7 +24,7 @@ from mikanet.errors import DestinationError, Reason, RemoteProtocolError, reason
 from mikanet.guard.deadlines import Deadlines
 from mikanet.paqet.config import AUTO_DIALECTS
 from mikanet.paqet.wire import MAX_DATAGRAM, Dialect, Message, MessageReader, MessageType, encode
-from mikanet.relay import MemoryBudget, RelayEnd, join
+from mikanet.relay import TARGETS, MemoryBudget, RelayEnd, join
 from mikanet.smux.connection import SmuxConnection, SmuxStream
 from mikanet.smux.forward import StreamEnd
 from mikanet.smux.session import SmuxSettings
@@ -147,7 +147,7 @@ class PaqetServerStream(StreamEnd):
             cast(IConsumer, self.transport).registerProducer(self._udp, True)
             self._udp.open(destination)
         else:
-            self._dialling = server.config.egress.connect(destination, _TARGETS)
+            self._dialling = server.config.egress.connect(destination, TARGETS)
             self._dialling.addCallbacks(self._dialled, self._not_dialled)
 
     def _end_flow(self) -> None:
@@ -193,25 +193,6 @@ class PaqetServerStream(StreamEnd):
             dialling.cancel()
         if self._udp is not None:
             self._udp.close()
-
-
-class _TargetFactory(Factory):
-    noisy = False
-
-    def buildProtocol(self, addr: IAddress | None) -> RelayEnd:
-        return _TargetEnd()
-
-
-class _TargetEnd(RelayEnd):
-    """The target's end of a relay."""
-
-    def connectionMade(self) -> None:
-        assert self.transport is not None
-        self.transport.setTcpNoDelay(True)
-        self.transport.setTcpKeepAlive(True)
-
-
-_TARGETS = _TargetFactory()
 
 
 class _Session(Factory):

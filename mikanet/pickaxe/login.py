@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
-from mikanet.address import parse_ip
+from mikanet.address import network_of
 from mikanet.errors import RemoteProtocolError
 from mikanet.pickaxe import wire
 from mikanet.pickaxe.keys import KEY_SIZE, Handshake, Kdf, Secret, SessionKeys
@@ -216,13 +216,3 @@ def _put(table: OrderedDict[bytes, T], key: bytes, value: T) -> None:
     table.move_to_end(key)
     if len(table) > _MAX_REMEMBERED:
         table.popitem(last=False)
-
-
-def network_of(host: str) -> str:
-    """What counts as one network: the /24 of an IPv4 address, the /48 of an IPv6 one."""
-    ip = parse_ip(host.partition("%")[0])
-    if ip is None:
-        return host
-    if ip.version == 6 and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return ip.packed[: 3 if ip.version == 4 else 6].hex()

@@ -10,8 +10,7 @@ from typing import Any, cast
 
 from twisted.internet import error
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IDelayedCall, IProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -31,7 +30,7 @@ from mikanet.pickaxe.mux import MAX_STREAMS, StreamMux
 from mikanet.pickaxe.paths import Path
 from mikanet.pickaxe.session import Received, Role, Session
 from mikanet.pickaxe.wire import Status
-from mikanet.relay import MemoryBudget, RelayEnd, join
+from mikanet.relay import TARGETS, MemoryBudget, RelayEnd, join
 
 #: How long a session lives without an authentic packet, in seconds (P8).
 KEEP_SESSION = 300.0
@@ -287,7 +286,7 @@ class ServerLink(Link):
             return
         if self._config.log_destinations:
             _log.info("{user} -> {destination}", user=self.user, destination=str(request.target))
-        dialling = self._config.egress.connect(request.target, _TARGETS)
+        dialling = self._config.egress.connect(request.target, TARGETS)
         self._dialling.add(dialling)
         dialling.addCallbacks(
             partial(self._connected, message, request.pid, dialling),
@@ -371,24 +370,3 @@ class ServerLink(Link):
 
     def _count(self, what: str) -> None:
         self._server.count(what)
-
-
-class _TargetFactory(Factory):
-    """Ends for targets."""
-
-    noisy = False
-
-    def buildProtocol(self, addr: IAddress | None) -> RelayEnd:
-        return _TargetEnd()
-
-
-class _TargetEnd(RelayEnd):
-    """The target's end of a relay."""
-
-    def connectionMade(self) -> None:
-        assert self.transport is not None
-        self.transport.setTcpNoDelay(True)
-        self.transport.setTcpKeepAlive(True)
-
-
-_TARGETS = _TargetFactory()

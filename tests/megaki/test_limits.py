@@ -9,8 +9,9 @@ from typing import Any
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from mikanet.address import network_of
 from mikanet.megaki import limits
-from mikanet.megaki.limits import KnownNetworks, RsaThreads, SynRates, network_of
+from mikanet.megaki.limits import KnownNetworks, RsaThreads, SynRates
 
 
 class RateTests(SynchronousTestCase):

@@ -6,6 +6,7 @@ import random
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from mikanet.address import network_of
 from mikanet.pickaxe import wire
 from mikanet.pickaxe.client_login import MAX_CANDIDATES, ClientLogin
 from mikanet.pickaxe.keys import Kdf, Secret
@@ -19,7 +20,6 @@ from mikanet.pickaxe.login import (
     THROTTLE_TIME,
     LoginDesk,
     Throttle,
-    network_of,
 )
 from mikanet.pickaxe.paths import Path
 from mikanet.pickaxe.session import Role, Session
