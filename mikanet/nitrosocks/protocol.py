@@ -349,6 +349,7 @@ class NitroServerProtocol(LinkProtocol):
             if session is not None:
                 session.lose()
         else:
+            self.flush()  # a challenge, if it was this one's time
             self.drop_link()
             self._guard.refuse()
 

@@ -118,6 +118,7 @@ class ServerLink(Link):
         self._challenge: Challenge | None = None
         self._challenge_body = b""
         self._may_confuse = True
+        self._nonsense: RemoteProtocolError | None = None
         self._packets = 0
         self._bytes = 0
         self._heard_at = now
@@ -132,14 +133,26 @@ class ServerLink(Link):
         return self.state is ServerState.OPEN or self.state is ServerState.REFRESHING
 
     def receive(self, data: bytes, now: float) -> None:
-        """See :meth:`Link.receive`."""
-        if self.session is None:
-            self._bytes += len(data)
+        """See :meth:`Link.receive`. Nonsense before a challenge that is to come is told of when that one has left.
+
+        If it were told of at once, no challenge would follow it, and the first length that can be nonsense, 19 bytes,
+        would show what this server is.
+        """
+        if self.session is not None:
             super().receive(data, now)
-            if self.session is None and self._bytes > MAX_HANDSHAKE_BYTES:
-                raise RemoteProtocolError("too much before a session")
-        else:
-            super().receive(data, now)
+        elif self._nonsense is None:
+            try:
+                self._receive_stranger(data, now)
+            except RemoteProtocolError as problem:
+                if self._greet_at == NEVER:
+                    raise
+                self._nonsense = problem
+
+    def _receive_stranger(self, data: bytes, now: float) -> None:
+        self._bytes += len(data)
+        super().receive(data, now)
+        if self.session is None and self._bytes > MAX_HANDSHAKE_BYTES:
+            raise RemoteProtocolError("too much before a session")
 
     def next_deadline(self) -> float:
         """See :meth:`Link.next_deadline`."""
@@ -150,10 +163,13 @@ class ServerLink(Link):
         """Time has passed.
 
         :raises SilenceError: if the peer took too long: for a proof, for using a new key, or for any word at all.
+        :raises RemoteProtocolError: for nonsense that came before the challenge, which has been made now.
         """
         if self.state is ServerState.GREETING and now >= self._greet_at:
             self.state = ServerState.CHALLENGED
             self._send_challenge()
+            if self._nonsense is not None:
+                raise self._nonsense
         if now >= self._deadline:
             if self.state is not ServerState.CLOSING:
                 raise SilenceError(f"too long {self.state.value}")

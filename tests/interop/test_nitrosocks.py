@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import signal
 import socket
 import ssl
+import statistics
 import struct
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -259,6 +262,34 @@ class ServerTests(NitroTestCase):
                 self.assertEqual(answer if len(answer) < 272 else b"", b"", probe[:20])
         self.assertLess(max(ends) - min(ends), 1.0)
         self.assertGreater(min(ends), 1.8)
+
+    def test_probes_of_any_length(self) -> None:
+        """A server that speaks first answers random bytes of each length up to 221 alike: a challenge, a time, an end."""
+        tunnel = self.tunnel(start=False)
+        tunnel.start_server()
+        rng = random.Random(19)
+        probes = [rng.randbytes(size) for size in range(222)]
+
+        def probe(data: bytes) -> tuple[float, int, float]:
+            """When the answer came, how long it was, and when the end came."""
+            with self.raw_tls(tunnel.server_port) as sock:
+                begun = time.monotonic()
+                if data:
+                    sock.sendall(data)
+                answer = sock.recv(65536)
+                spoke = time.monotonic() - begun
+                while piece := sock.recv(65536):
+                    answer += piece
+                return spoke, len(answer), time.monotonic() - begun
+
+        with ThreadPoolExecutor(37) as pool:
+            found = list(pool.map(probe, probes))
+        for size, (spoke, answered, ended) in enumerate(found):
+            self.assertTrue(275 <= answered <= 530, (size, answered))
+            self.assertLess(spoke, 1.0, size)
+            self.assertTrue(1.5 < ended < 3.5, (size, ended))
+        short, long = (statistics.mean(each[0] for each in part) for part in (found[:19], found[19:]))
+        self.assertLess(abs(short - long), 0.12)
 
     def test_realms(self) -> None:
         """The server name chooses key pair and tokens; another realm's keys open nothing."""

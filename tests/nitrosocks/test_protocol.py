@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
+
 from twisted.internet import error
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.errors import DestinationError, Reason
 from mikanet.guard.admission import AdmissionLimits
+from mikanet.nitrosocks.keys import length_key
 from mikanet.nitrosocks.link import Token
 from mikanet.nitrosocks.protocol import OpenStreams
-from mikanet.nitrosocks.wire import Type
-from tests.nitrosocks.golden import TOKEN
+from mikanet.nitrosocks.wire import HEADER, SALT, Direction, HeaderMask, Type
+from tests.nitrosocks.golden import K0, TOKEN
 from tests.nitrosocks.memory import REFUSAL_TIME, World
 
 
@@ -33,6 +36,62 @@ class StrangerTests(SynchronousTestCase):
             answer, when = self.refused(data)
             self.assertEqual(when, REFUSAL_TIME, data[:10])
             self.assertIn(len(answer), (0, *range(16 + 3 + 256, 16 + 3 + 256 + 256)))
+
+    def reaction(self, data: bytes, pieces: int) -> tuple[float, int, float]:
+        """What a server that speaks first does: when it sends, how much, and when it ends; its chance is always the same."""
+        world = World(seed=7)
+        transport = world.raw()
+        for at in range(pieces):
+            transport.receive(data[at * len(data) // pieces : (at + 1) * len(data) // pieces])
+        spoke = -1.0
+        while world.clock.seconds() < 0.3:
+            if spoke < 0 and transport.written:
+                spoke = world.clock.seconds()
+            world.clock.advance(1 / 512)
+        size = len(transport.bytes_written)
+        transport.receive(bytes(100))
+        world.clock.advance(REFUSAL_TIME - world.clock.seconds() - 0.1)
+        self.assertFalse(transport.fin or transport.closed or transport.aborted)
+        world.clock.advance(0.2)
+        self.assertTrue(transport.fin)
+        self.assertEqual(len(transport.bytes_written), size)
+        return spoke, size, world.clock.seconds()
+
+    def test_no_length_is_special(self) -> None:
+        """Without wait-first random bytes of any length get what silence gets: the same bytes at the same moment."""
+        rng = random.Random(221)
+        silence = self.reaction(b"", 0)
+        self.assertGreater(silence[1], 270)
+        whole = 0
+        for size in (*range(1, 222), 1042, 1043, 4096, 5000, 20000):
+            data = rng.randbytes(size)
+            found = self.reaction(data, 1 + size % 3)
+            if size >= SALT + HEADER and self.is_packet(data):
+                whole += 1  # that is no matter of length; it may bring the challenge forward
+                self.assertLessEqual(found[0], silence[0])
+                self.assertGreater(found[1], 270)
+            else:
+                self.assertEqual(found, silence, size)
+        self.assertLess(whole, 10)
+
+    @staticmethod
+    def is_packet(data: bytes) -> bool:
+        """Whether these bytes happen to be a salt and a whole packet."""
+        mask = HeaderMask(length_key(K0, data[:SALT], Direction.CLIENT)).next()
+        length = (int.from_bytes(data[SALT : SALT + HEADER], "big") ^ mask) >> 8
+        return 0 < length <= min(1024, len(data) - SALT - HEADER)
+
+    def test_wait_first_is_one_in_sixty(self) -> None:
+        """With wait-first few random probes look like a packet; those that do draw the challenge, the others nothing."""
+        rng = random.Random(64)
+        for size in (*range(0, 222, 13), *(1100,) * 30):
+            data = rng.randbytes(size)
+            world = World(server={"wait_first": True})
+            transport = world.raw()
+            transport.receive(data)
+            world.clock.advance(1)
+            spoke = bool(transport.written)
+            self.assertEqual(spoke, size >= SALT + HEADER and self.is_packet(data))
 
     def test_wait_first(self) -> None:
         """With wait-first a connection that says nothing hears nothing; without, it hears a challenge."""
