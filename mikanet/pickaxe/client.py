@@ -303,19 +303,26 @@ class PickaxeClient:
 
     # -- which carrier
 
-    def heard(self, carrier: ICarrier) -> None:
-        """Something authentic came by ``carrier``."""
+    def heard(self, carrier: ICarrier, fresh: bool) -> None:
+        """Something authentic came by ``carrier``: new, or the answer to a probe.
+
+        Such an answer only repeats what came by another carrier; the one in use must bring something new.
+        """
         slot = self._slot_of(carrier)
         if slot is None:
             return
         now = self.reactor.seconds()
         standing = slot.standing
-        self._vain = 0.0
+        if fresh:
+            self._vain = 0.0
         if slot is self._current:
+            if not fresh:
+                return
             self._asked_at = None
         elif slot.probed_at > float("-inf"):
             standing.round_trip = now - slot.probed_at
             slot.probed_at = float("-inf")
+            self._show(slot)
         if not standing.works:
             standing.answered(now)
             self._choose()
@@ -374,6 +381,14 @@ class PickaxeClient:
             transmit(carrier, [packet])
         elif self._asked_at is None:
             self._ask()
+
+    def _show(self, slot: Slot) -> None:
+        """Have the server see that a carrier that is not in use, and works, is ours: it cuts those of strangers (X2)."""
+        link = self.link
+        path = None if link is None or slot.carrier is None else link.paths.get(slot.carrier)
+        if link is not None and path is not None and not path.shown:
+            link.session.show(path, self.reactor.seconds())
+            link.pump()
 
     def _ask(self) -> None:
         link = self.link
@@ -461,7 +476,7 @@ class PickaxeClient:
 
     def _last_heard(self, link: ClientLink, slot: Slot) -> float:
         path = None if slot.carrier is None else link.paths.get(slot.carrier)
-        return float("-inf") if path is None else path.heard
+        return float("-inf") if path is None else max(path.heard, path.answered)
 
     # --
 

@@ -40,8 +40,8 @@ class LinkOwner(Protocol):
     def proved(self, link: ClientLink, carrier: ICarrier) -> None:
         """The server has shown that it knows the secret."""
 
-    def heard(self, carrier: ICarrier) -> None:
-        """Something authentic came."""
+    def heard(self, carrier: ICarrier, fresh: bool) -> None:
+        """Something new came, or at least a probe's answer."""
 
     def lost_carrier(self, carrier: ICarrier) -> None:
         """A carrier is gone."""
@@ -116,10 +116,14 @@ class ClientLink(Link):
 
     def packets_received(self, carrier: ICarrier, packets: Sequence[bytes]) -> None:
         """See :meth:`Link.packets_received`."""
+        path = self.paths.get(carrier)
+        new, answers = (path.new, path.answers) if path is not None else (0, 0)
         super().packets_received(carrier, packets)
         path = self.paths.get(carrier)
-        if path is not None and path.heard == self.heard:
-            self._owner.heard(carrier)
+        if path is None:
+            return
+        if path.new != new or path.answers != answers:  # whatever else comes, garbage or repeated, is no sign of life
+            self._owner.heard(carrier, path.new != new)
 
     def carrier_proven(self, carrier: ICarrier) -> None:
         """See :meth:`Link.carrier_proven`."""

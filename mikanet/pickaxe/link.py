@@ -99,6 +99,7 @@ class Link:
         path = self.paths.get(carrier)
         if path is None:
             path = Path(carrier.reliable)
+            self._carriers[path] = carrier  # for this once, unless it is proven: a repeated request is answered there
         busy, self._busy = self._busy, True
         try:
             now = self.reactor.seconds()
@@ -130,7 +131,11 @@ class Link:
                 self.carrier_proven(carrier)
         finally:
             self._busy = busy
+            if path.lost:
+                self._carriers.pop(path, None)
         self.pump(now)
+        if carrier not in self.paths:
+            self._carriers.pop(path, None)
 
     def carrier_writable(self, carrier: ICarrier) -> None:
         """There is room again."""

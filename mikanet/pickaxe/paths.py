@@ -8,14 +8,18 @@ class Path:
 
     :ivar reliable: whether what it takes arrives, once and in order, while it lives.
     :ivar lost: whether it is gone; what it took may be lost.
-    :ivar heard: when an authentic packet last came by it.
-    :ivar proven: whether one came that shows that the peer holds the key now, and does not merely repeat what it saw.
+    :ivar heard: when a new authentic packet last came by it. One that only repeats what was seen says nothing of now.
+    :ivar answered: when a probe's answer last came by it, which is a repeated packet.
+    :ivar new: how many new packets came by it. :ivar answers: how many answers to probes.
+    :ivar proven: whether a new packet came by it: the peer holds the key, and does not merely repeat what it saw.
+    :ivar shown: whether we have sent such a packet by it for no other reason than this.
     """
 
-    __slots__ = ("heard", "lost", "proven", "reliable")
+    __slots__ = ("answered", "answers", "heard", "lost", "new", "proven", "reliable", "shown")
 
     def __init__(self, reliable: bool) -> None:
         self.reliable = reliable
         self.lost = False
-        self.heard = float("-inf")
-        self.proven = False
+        self.heard = self.answered = float("-inf")
+        self.new = self.answers = 0
+        self.proven = self.shown = False

@@ -40,7 +40,7 @@ MAX_COUNTER = 1 << 48
 _GAP_TIME, _GAP_BYTES = 0.05, 32
 
 _HALF = 1 << wire.COUNTER_BITS - 1
-_REPLY_KIND, _CREDIT_KIND = bytes([wire.ECHO_REPLY]), bytes([wire.CREDIT])
+_REPLY_KIND, _CREDIT_KIND, _KEEP_ALIVE_KIND = bytes([wire.ECHO_REPLY]), bytes([wire.CREDIT]), bytes([wire.KEEP_ALIVE])
 
 
 class Role(IntEnum):
@@ -111,7 +111,8 @@ class Session:
         self._ask_at: float | None = None
         self._gap_told = float("-inf")
         self._latest = (b"", b"")  # the latest echo request: its id, and the packet
-        self._probe = b""
+        self._highest = 0  # the highest number received
+        self._probe, self._probe_id = b"", b""
         self._probes_left = 0
 
     # -- what the owner looks at
@@ -159,6 +160,8 @@ class Session:
         """Send by ``path`` from now on."""
         if path is not self.path:
             self.path = path
+            if path is not None:
+                path.shown = True  # by what follows
             self.sending.path_changed(now)
 
     def path_lost(self, path: Path) -> None:
@@ -179,10 +182,13 @@ class Session:
         return sent.counter
 
     def answer(self, request: Received, kind: int, *body: bytes, now: float, bare: bool = False) -> None:
-        """Send a response, by the path on which it was asked for, and again when it is asked for again (P5)."""
+        """Send a response, by the path on which it was asked for, and again when it is asked for again (P5).
+
+        A ``bare`` one goes by the path in use: by another, a new number would have the peer follow it there.
+        """
         sent = self._number(kind, body, now, bare)
         path = request.path
-        if path is self.path or path.lost:
+        if path is self.path or path.lost or (bare and self.path is not None):
             self.sending.add(sent)
         else:
             self.sending.add_aside(sent, path, now)
@@ -206,6 +212,13 @@ class Session:
         self._latest = (eid, sent.packet)
         self._unasked_packets = self._unasked_bytes = 0
         self._ask_at = None
+
+    def show(self, path: Path, now: float) -> None:
+        """Send something new by a path that is not in use: the peer sees that it is ours, and stays where it is."""
+        path.shown = True
+        sent = self._number(wire.ECHO, (_KEEP_ALIVE_KIND,), now)
+        self.sending.add_aside(sent, path, now)
+        self._aside.append((path, [sent.packet]))
 
     def flush(self, now: float) -> list[tuple[Path, list[bytes]]]:
         """What is to be sent now, and by which paths."""
@@ -271,9 +284,8 @@ class Session:
         if not self._peer_mac.matches(packet[8:16], wire.mac_input(kind, self.sid, counter), body):
             self.rejected += 1
             return []
-        path.heard = now
         if counter < expected or counter in self._held:
-            self._duplicate(counter, path, now)
+            self._duplicate(counter, packet, path, now)
             return []
         if kind & 0x7E in wire.SYMMETRIC:
             kind &= 0x7E
@@ -282,7 +294,7 @@ class Session:
             if self._held_bytes + len(packet) > MAX_HELD_BYTES:
                 return []
             self._hold(received)
-        self._fresh(path, now)
+        self._fresh(counter, packet, path, now)
         if kind == wire.ECHO:
             self._hear_echo(packet, now)
         if counter > expected:
@@ -292,10 +304,20 @@ class Session:
             return []
         return self._in_turn(received, now)
 
-    def _fresh(self, path: Path, now: float) -> None:
-        """A new packet came by ``path``: the peer is there."""
+    def _fresh(self, counter: int, packet: bytes, path: Path, now: float) -> None:
+        """A new packet came by ``path``: the peer is there.
+
+        A server goes on by the path of the highest number: what was long on its way, or only shows that a path is there
+        (:meth:`show`), does not lead it back.
+        """
+        path.heard = now
+        path.new += 1
         self.proven = path.proven = True
-        if self.path is not path and self.role is Role.SERVER and not path.lost:
+        highest, self._highest = self._highest, max(self._highest, counter)
+        if self.path is path or self.role is Role.CLIENT or path.lost:
+            return
+        shows = packet[0] & ~1 == wire.ECHO and packet[wire.HEADER_SIZE :] == _KEEP_ALIVE_KIND
+        if self.path is None or (counter > highest and not shows):
             self.use(path, now)
 
     def _hold(self, received: Received) -> None:
@@ -334,7 +356,8 @@ class Session:
         if body[0] == wire.ECHO_REPLY:
             counter = self._asked.pop(eid, None)
             if eid == self._latest[0]:
-                self._probe, self._probes_left = self._latest[1], MAX_REPEATS
+                self._probe_id, self._probe = self._latest
+                self._probes_left = MAX_REPEATS
             if counter is not None:
                 self.sending.sample(counter, now)
                 self._acknowledge(counter, now)
@@ -366,7 +389,14 @@ class Session:
 
     # -- responses that are asked for again
 
-    def _duplicate(self, counter: int, path: Path, now: float) -> None:
+    def _duplicate(self, counter: int, packet: bytes, path: Path, now: float) -> None:
+        """A packet came again, perhaps by somebody else's hand: it is answered where it came, and changes nothing else."""
+        if (
+            packet[0] & ~1 == wire.ECHO
+            and packet[wire.HEADER_SIZE :][: 1 + wire.EID_SIZE] == _REPLY_KIND + self._probe_id
+        ):
+            path.answered = now
+            path.answers += 1
         answer = self._answers.get(counter)
         if answer is None or now - answer.repeated_at < REPEAT_TIME:
             return
@@ -376,10 +406,9 @@ class Session:
             answer.repeats += 1
         elif answer.sent.path is None:
             return  # has not been sent at all
-        else:
+        elif path is self.path or path.proven:
             self.sending.again(answer.sent, path, now)
         answer.repeated_at = now
-        path.proven = True
         self._aside.append((path, [answer.sent.packet]))
 
     def _forget_answers(self, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
@@ -82,7 +83,7 @@ class LoginTests(SynchronousTestCase):
             if logins - seen:
                 times.append(world.clock.seconds())
             seen = logins
-        gaps = [round(later - sooner, 1) for sooner, later in zip(times, times[1:], strict=False)]
+        gaps = [round(later - sooner, 1) for sooner, later in itertools.pairwise(times)]
         self.assertGreater(len(set(gaps)), len(gaps) // 2)
         self.assertTrue(all(3.4 <= gap <= 8.6 for gap in gaps), gaps)
 
@@ -282,6 +283,29 @@ class RoamingTests(SynchronousTestCase):
         self.assertEqual(app.received, sent)
         assert client.link is not None
         assert client.link.carrier is not None
+
+    def test_a_frozen_carrier_that_brings_rubbish(self) -> None:
+        """Neither garbage nor packets that came before make a frozen carrier look alive."""
+        for repeated in (False, True):
+            world = World()
+            first = world.road("first")
+            world.road("second")
+            client = world.start(seconds=4.0)
+            app, target = world.connect()
+            sent = self.chatter(world, app, target, 1.0)
+            assert client.link is not None
+            near, far = first.made[0], first.made[0].other
+            assert far is not None
+            rubbish = far.sent[-3:] if repeated else [b"\x0b" + client.link.session.sid + bytes(40), b"\xff" * 50]
+            first.freeze()
+            first.up = False
+            for _ in range(60):
+                near.deliver(rubbish)
+                sent += self.chatter(world, app, target, 0.05)
+            assert client.link.carrier is not None
+            self.assertEqual(client.link.carrier.name, "second")
+            world.pass_time(0.5)
+            self.assertEqual(app.received, sent)
 
     def test_no_carrier_for_a_while(self) -> None:
         """With every carrier gone connections wait, and go on when one comes back (``--keep-session``)."""

@@ -360,6 +360,74 @@ class ResendTests(SynchronousTestCase):
             self.assertEqual(len(each.flights[1]), expected)
             each.flights[1].clear()
 
+    def test_a_stranger_repeats_a_request(self) -> None:
+        """It is answered, and that is all: the stranger's carrier is not proven, and the answer is still sent again when
+        the carrier that took it is lost (P5)."""
+        each = self.open(True)
+        packet = self.request(each)
+        answer = each.flights[1][0]
+        stranger = Wire(True)
+        self.net.wires.append(stranger)
+        for _ in range(5):
+            self.net.now += REPEAT_TIME
+            self.net.server.take(packet, stranger.paths[1], self.net.now)
+        self.net.flush()
+        self.assertEqual(stranger.flights[1], [answer] * 5)
+        self.assertFalse(stranger.paths[1].proven)
+        self.net.lose(each, 1)
+        self.net.lose(each, 0)
+        second = self.net.open(True)
+        while second.flights[0]:
+            self.net.deliver(second, 0)
+        self.assertIn(answer, second.flights[1])
+
+    def test_a_repeated_packet_is_no_sign_of_life(self) -> None:
+        """Neither on a stranger's carrier nor on the one in use."""
+        each = self.open(True)
+        packet = self.request(each)
+        for path in (Path(True), each.paths[1]):
+            heard = path.heard
+            self.net.now += 60.0
+            self.net.server.take(packet, path, self.net.now)
+            self.assertEqual(path.heard, heard)
+
+    def test_late_packets_do_not_lead_back(self) -> None:
+        """What was long on its way by the carrier that the client has left moves the server's path no more."""
+        slow = self.open(True)
+        for index in range(10):
+            self.net.client.send(bytes([index]), self.net.now)
+        self.net.flush()
+        quick = self.net.open(True)
+        self.net.deliver(quick, 0)
+        while slow.flights[0]:
+            self.net.deliver(slow, 0)
+            self.assertIs(self.net.server.session.path, quick.paths[1])
+        self.assertEqual(self.net.server.received, self.net.client.sent)
+
+    def test_echo_replies_go_by_the_path_in_use(self) -> None:
+        """The server's late echo requests by a carrier that the client has left are answered by the one that it uses."""
+        slow = self.open(True)
+        self.net.server.session.ask(self.net.now)
+        self.net.flush()
+        quick = self.net.open(True)
+        quick.flights[0].clear()
+        self.net.deliver(slow, 1)
+        self.assertEqual((len(slow.flights[0]), len(quick.flights[0])), (0, 1))
+
+    def test_showing_a_path(self) -> None:
+        """A carrier that is not in use is proven by a new packet, which does not move the session."""
+        each = self.open(True)
+        other = Wire(True)
+        self.net.wires.append(other)
+        self.net.client.session.show(other.paths[0], self.net.now)
+        self.net.flush()
+        self.net.deliver(other, 0)
+        self.assertTrue(other.paths[1].proven)
+        self.assertIs(self.net.server.session.path, each.paths[1])
+        self.net.client.send(b"one", self.net.now)
+        self.net.settle()
+        self.assertEqual(self.net.server.received, [b"one"])
+
     def test_only_a_new_number_moves_the_session(self) -> None:
         """A replayed packet on another path leaves the server's path where it was."""
         each = self.open(True)
