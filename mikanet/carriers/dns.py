@@ -10,26 +10,27 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
-from twisted.internet.interfaces import IListeningPort, ITCPTransport
-from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.protocols.policies import TimeoutMixin
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mikanet.address import Address
 from mikanet.carriers.dns_client import PROBED_SIZE, DnsAnswerError, DnsHandshake, DnsPath, names_fit
+from mikanet.carriers.dns_lines import TcpLine, TcpLines, UdpLine
 from mikanet.carriers.dns_records import CARRYING
 from mikanet.carriers.dns_zone import MAX_UDP, DnsZone
 from mikanet.carriers.polled_carrier import Alarm, PolledClientCarrier, PolledHub, Questions, random_bits
 from mikanet.carriers.polled_client import PolledClient
 from mikanet.carriers.polled_numbers import KEY_SIZE, Numbers
+from mikanet.carriers.polled_server import PolledLink
 from mikanet.carriers.polled_wire import CLOSED
 from mikanet.carriers.strangers import Strangers
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
@@ -42,9 +43,6 @@ from mikanet.wire import dns
 
 #: Seconds for a whole handshake, and those after which a path without any answer is tried over TCP.
 OPEN_TIME, TCP_AFTER = 25.0, 6.0
-#: Most bytes that a TCP connection's questions may be ahead of its answers, and connections in all.
-_MAX_TCP_UNREAD, _MAX_TCP = 1 << 20, 1000
-_TCP_IDLE = 60.0
 #: Links without a proof by way of one address: many clients may share a resolver.
 _STRANGERS_PER_RESOLVER = 256
 #: Answers without a record, one after the other, that are borne.
@@ -66,89 +64,6 @@ def zone_of(url: CarrierUrl) -> bytes:
     if not names_fit(zone):
         raise ConfigError(f"carrier {url.text!r}: the zone's name is too long to leave room for data")
     return zone
-
-
-# -- lines: how datagrams reach the other side
-
-
-class TcpLine(Protocol, TimeoutMixin):
-    """DNS messages on a TCP connection, each behind its length (RFC 1035, section 4.2.2).
-
-    :param received: called with the messages of each read. :param idle: seconds of silence after which it is closed.
-    """
-
-    transport: ITCPTransport | None
-
-    def __init__(
-        self, received: Callable[[TcpLine, list[bytes]], None], idle: float, lost: Callable[[TcpLine], None]
-    ) -> None:
-        self._received = received
-        self._idle = idle
-        self._lost = lost
-        self._buffer = bytearray()
-
-    def connectionMade(self) -> None:
-        """Begin."""
-        cast(ITCPTransport, self.transport).setTcpNoDelay(True)
-        self.setTimeout(self._idle)  # type: ignore[no-untyped-call]  # untyped in Twisted
-
-    def dataReceived(self, data: bytes) -> None:
-        """Cut messages out."""
-        self.resetTimeout()  # type: ignore[no-untyped-call]  # untyped in Twisted
-        buffer = self._buffer
-        buffer += data
-        messages, at = [], 0
-        while len(buffer) >= at + 2:
-            end = at + 2 + (buffer[at] << 8 | buffer[at + 1])
-            if end > len(buffer):
-                break
-            messages.append(bytes(buffer[at + 2 : end]))
-            at = end
-        del buffer[:at]
-        if messages:
-            self._received(self, messages)
-
-    def send(self, messages: Sequence[bytes]) -> None:
-        """Send messages; one whose reader is far behind is cut off."""
-        if self.transport is None:
-            return
-        if len(getattr(self.transport, "dataBuffer", b"")) > _MAX_TCP_UNREAD:
-            self.transport.abortConnection()
-            return
-        self.transport.write(b"".join(len(message).to_bytes(2, "big") + message for message in messages))
-
-    def timeoutConnection(self) -> None:
-        """Silence for too long."""
-        self.close()
-
-    def close(self) -> None:
-        """No more."""
-        if self.transport is not None:
-            self.transport.abortConnection()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection is gone."""
-        self.setTimeout(None)  # type: ignore[no-untyped-call]  # untyped in Twisted
-        self.transport = None
-        self._lost(self)
-
-
-class _UdpLine:
-    """DNS messages in UDP datagrams to one resolver."""
-
-    def __init__(self, reactor: Any, peer: tuple[str, int], received: Callable[[list[bytes]], None]) -> None:
-        self._peer = peer
-        interface = "::" if ":" in peer[0] else ""
-        self._port = UdpPackets(reactor, 0, interface, lambda _, data: received(data), only=peer)
-        self._port.startListening()  # type: ignore[no-untyped-call]  # untyped in Twisted
-
-    def send(self, messages: Sequence[bytes]) -> None:
-        """Send datagrams."""
-        self._port.send_packets(self._peer, messages)
-
-    def close(self) -> None:
-        """No more."""
-        self._port.stopListening()  # type: ignore[no-untyped-call]  # untyped in Twisted
 
 
 # -- the client
@@ -232,11 +147,11 @@ class _Opening:
         if self._tcp:
             self._over_tcp()
         else:
-            self._line = _UdpLine(self._reactor, (address, self._client.port), self._received)
+            self._line = UdpLine(self._reactor, (address, self._client.port), self._received)
             self._begin()
 
     def _over_tcp(self) -> None:
-        factory = Factory.forProtocol(partial(TcpLine, lambda _, data: self._received(data), _TCP_IDLE, self._tcp_lost))
+        factory = Factory.forProtocol(partial(TcpLine, lambda _, data: self._received(data), self._tcp_lost))
         factory.noisy = False
         endpoint = TcpEndpoint(self._reactor, Address(self._address, self._client.port))
         self._connecting = endpoint.connect(factory)
@@ -422,7 +337,9 @@ class DnsServer:
         self._hub.server = self.zone.tunnel
         self._udp: UdpPackets | None = None
         self._tcp: IListeningPort | None = None
-        self._lines: set[TcpLine] = set()
+        self._lines = TcpLines(
+            context.reactor, self._messages, limits.unverified_per_address, context.counters, "pickaxe.server.dns"
+        )
         self._out: dict[Any, list[bytes]] = {}
 
     @property
@@ -440,11 +357,9 @@ class DnsServer:
         host = self._host
         self._udp = UdpPackets(self._reactor, self._port, host, self._datagrams)
         self._udp.startListening()  # type: ignore[no-untyped-call]  # untyped in Twisted
-        factory = Factory.forProtocol(partial(TcpLine, self._messages, _TCP_IDLE, self._line_lost))
-        factory.noisy = False
         kind: Any = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
         endpoint = kind(self._reactor, self.port, interface=host)
-        done: Deferred[Any] = endpoint.listen(factory)
+        done: Deferred[Any] = endpoint.listen(self._lines)
 
         def listening(port: IListeningPort) -> None:
             self._tcp = port
@@ -465,8 +380,7 @@ class DnsServer:
         done: Deferred[Any] = maybeDeferred(udp.stopListening) if udp is not None else succeed(None)
         if tcp is not None:
             done.addCallback(lambda _: tcp.stopListening())
-        for line in list(self._lines):
-            line.close()
+        self._lines.close()
         return done.addCallback(lambda _: None)
 
     # -- messages
@@ -475,15 +389,13 @@ class DnsServer:
         self._hub.batch([partial(self.zone.received, data, peer, False) for data in datagrams])
 
     def _messages(self, line: TcpLine, messages: list[bytes]) -> None:
-        if line not in self._lines:
-            if len(self._lines) >= _MAX_TCP:
-                line.close()
-                return
-            self._lines.add(line)
-        self._hub.batch([partial(self.zone.received, data, line, True) for data in messages])
+        self._hub.batch([partial(self._over_tcp, line, data) for data in messages])
 
-    def _line_lost(self, line: TcpLine) -> None:
-        self._lines.discard(line)
+    def _over_tcp(self, line: TcpLine, data: bytes, now: float) -> tuple[PolledLink, list[bytes]] | None:
+        found = self.zone.received(data, line, True, now)
+        if found is not None and self._hub.is_proven(found[0]):
+            self._lines.proven(line)
+        return found
 
     def _answer(self, to: Any, message: bytes) -> None:
         waiting = self._out.get(to)

@@ -215,7 +215,7 @@ class PolledServerCarrier(_PolledCarrier):
         super().__init__(hub.name, host, clock)
         self.link = link
         self._hub = hub
-        self._is_proven = False
+        self.is_proven = False
         self._refused = False
         self._stranger_until = clock.seconds() + hub.refusal_time
 
@@ -238,13 +238,13 @@ class PolledServerCarrier(_PolledCarrier):
 
     def proven(self) -> None:
         """See :meth:`~mikanet.interfaces.ICarrier.proven`."""
-        if not self._is_proven:
-            self._is_proven = True
+        if not self.is_proven:
+            self.is_proven = True
             self._hub.strangers.discard(self)
 
     def refuse(self) -> None:
         """Answer as before, listen to nothing more, and be gone when a stranger's time is over."""
-        if self._is_proven:
+        if self.is_proven:
             self.abort()
         else:
             self._refused = True
@@ -263,7 +263,7 @@ class PolledServerCarrier(_PolledCarrier):
             self.room(link.writable)  # there may be more to say before questions are answered with nothing
         link.flush(now)
         times = [link.deadline]
-        if not self._is_proven:
+        if not self.is_proven:
             times.append(self._stranger_until)
         if self._close_at is not None:
             times.append(self._close_at)
@@ -273,7 +273,7 @@ class PolledServerCarrier(_PolledCarrier):
 
     def _rang(self) -> None:
         now = self._clock.seconds()
-        stranger = not self._is_proven and now >= self._stranger_until
+        stranger = not self.is_proven and now >= self._stranger_until
         closed = self.link.closing and self._close_at is not None and now >= self._close_at
         if stranger or closed or now - self.link.heard_at >= SILENCE:
             self.end(Failure(ConnectionDone() if closed else ConnectionLost("silent for too long")))
@@ -382,6 +382,11 @@ class PolledHub:
         self._touched[carrier] = None
         if packets:
             carrier.took(packets)
+
+    def is_proven(self, link: PolledLink) -> bool:
+        """Whether a link's client is no stranger."""
+        carrier = self._carriers.get(link.connection)
+        return carrier is not None and carrier.is_proven
 
     def touched(self, carrier: PolledServerCarrier) -> None:
         """A carrier has something to do."""
