@@ -15,7 +15,7 @@ from mikanet.paqet.options import PaqetSetup, look_up
 from mikanet.rawpackets.device import interface_mtu, interface_state
 from mikanet.rawpackets.firewall import IptablesRules, NftRules, find_rules, stale_ports
 from mikanet.rawpackets.frames import MAX_HEADERS_V4, MAX_HEADERS_V6
-from mikanet.rawpackets.hold import hold_port
+from mikanet.rawpackets.hold import port_is_taken
 from mikanet.rawpackets.routes import Route, find_route, own_addresses
 from mikanet.rawpackets.selftest import kernel_answers
 from mikanet.wire.ethernet import format_mac
@@ -69,13 +69,7 @@ class Machine:
 
     def port_is_free(self, port: int) -> bool:
         """Whether nobody listens on a TCP port."""
-        try:
-            held = hold_port(port, random.randint)
-        except ConfigError:
-            return False
-        if held is not None:
-            held.release()
-        return True
+        return not port_is_taken(port)
 
     def port_holder(self, port: int) -> str:
         """The command line of the program that listens on a TCP port, with its process id; empty if that is not known."""
@@ -124,14 +118,23 @@ def machine_findings(setup: PaqetSetup, machine: Machine) -> Iterator[Finding]:
         yield problem(
             "rights",
             "raw sockets need root or the capability CAP_NET_RAW",
-            f"sudo mikanet doctor {setup.path}\nAmbientCapabilities=CAP_NET_RAW CAP_NET_ADMIN   (in a systemd unit)",
+            _rights_mend(setup),
         )
         return
     if machine.may(CAP_NET_ADMIN):
         yield ok("rights", "raw sockets and firewall rules")
     else:
-        yield note("rights", "raw sockets, but no firewall rules: the held port alone keeps the kernel silent")
+        yield problem(
+            "rights",
+            "raw sockets, but nothing that keeps the kernel silent: neither rules nor a held port, which need the "
+            "capability CAP_NET_ADMIN",
+            _rights_mend(setup),
+        )
     yield from _Network(setup, machine).findings()
+
+
+def _rights_mend(setup: PaqetSetup) -> str:
+    return f"sudo mikanet doctor {setup.path}\nAmbientCapabilities=CAP_NET_RAW CAP_NET_ADMIN   (in a systemd unit)"
 
 
 class _Network:

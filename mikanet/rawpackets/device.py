@@ -131,7 +131,13 @@ class PacketSocket:
             self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         except PermissionError:
             raise ConfigError(
-                "raw sockets need root, or the capability CAP_NET_RAW (AmbientCapabilities= in a systemd unit)"
+                "raw sockets need root, or the capabilities CAP_NET_RAW and CAP_NET_ADMIN (AmbientCapabilities= in a "
+                "systemd unit)"
+            ) from None
+        except OSError as problem:
+            raise ConfigError(
+                f"cannot open a raw socket: {problem.strerror or problem}; a systemd unit must have AF_PACKET in "
+                "RestrictAddressFamilies="
             ) from None
         try:
             self._open(interface, program, sockbuf)

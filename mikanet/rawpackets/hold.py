@@ -40,13 +40,13 @@ def hold_port(port: int, random_port: Callable[[int, int], int]) -> HeldPort | N
 
     :param random_port: gives a number between two, both included.
     :return: None without the right to take a port below 1024.
-    :raises ConfigError: if another program has the port.
+    :raises ConfigError: if another program has the port, or without the right to silence a socket.
     """
     for _ in range(_TRIES):
+        number = port or random_port(FIRST_FREE, LAST_FREE)
         try:
-            return HeldPort(_silent_socket(port or random_port(FIRST_FREE, LAST_FREE)))
-        except PermissionError:
-            return None
+            made = _silent_socket(number)
+            return None if made is None else HeldPort(made)
         except OSError as problem:
             if problem.errno != errno.EADDRINUSE:
                 raise ConfigError(f"cannot hold TCP port {port}: {problem.strerror}") from None
@@ -58,18 +58,41 @@ def hold_port(port: int, random_port: Callable[[int, int], int]) -> HeldPort | N
     raise ConfigError("no TCP port is free")
 
 
-def _silent_socket(port: int) -> socket.socket:
-    family = socket.AF_INET6 if _has_ipv6() else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
+def port_is_taken(port: int) -> bool:
+    """Whether another program has a TCP port, as far as we may see; needs no rights and answers no packet."""
+    with _tcp_socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError as problem:
+            return problem.errno == errno.EADDRINUSE
+    return False
+
+
+def _silent_socket(port: int) -> socket.socket | None:
+    """Listening; None if this port is not ours to take."""
+    made = _tcp_socket()
     try:
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        attach_filter(made, nothing())
-        made.bind(("", port))
+        try:
+            attach_filter(made, nothing())
+        except PermissionError:  # newer kernels, for TCP
+            raise ConfigError(f"holding TCP port {port} needs root or CAP_NET_ADMIN beside CAP_NET_RAW") from None
+        try:
+            made.bind(("", port))
+        except PermissionError:
+            made.close()
+            return None
         made.listen(1)
     except BaseException:
         made.close()
         raise
+    return made
+
+
+def _tcp_socket() -> socket.socket:
+    family = socket.AF_INET6 if _has_ipv6() else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     return made
 
 

@@ -101,7 +101,7 @@ class RawTcpPort:
             self.port = held.number
             self._stack.callback(held.release)
         elif not self.port:
-            raise ConfigError("no right to take a TCP port: run as root")
+            raise ConfigError("no right to take any TCP port: run as root")
         self._open_device()
         if self._settings.firewall:
             self._install_rules()

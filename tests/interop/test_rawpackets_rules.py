@@ -175,6 +175,42 @@ class HeldPortTests(NamespaceTestCase):
         self.addCleanup(second.release)
         self.assertEqual((first.number, second.number), (FIRST_FREE, FIRST_FREE + 1))
 
+    def test_without_net_admin(self) -> None:
+        """With CAP_NET_RAW alone a port is either held or refused in words that say what is missing."""
+        script = (
+            "from mikanet.errors import ConfigError\n"
+            "from mikanet.rawpackets.hold import hold_port\n"
+            "try:\n"
+            f"    print(hold_port({PORT}, max).number)\n"
+            "except ConfigError as problem:\n"
+            "    print(problem)\n"
+        )
+        said = self.with_raw_only([sys.executable, "-c", script])
+        self.assertIn(said, (f"{PORT}\n", f"holding TCP port {PORT} needs root or CAP_NET_ADMIN beside CAP_NET_RAW\n"))
+
+    def test_doctor_without_net_admin(self) -> None:
+        """The doctor calls that a problem, and a free port free."""
+        folder = Path(self.mktemp()).resolve()
+        folder.mkdir()
+        file = folder / "server.yaml"
+        file.write_text(
+            f"role: server\nlisten:\n  addr: ':{PORT}'\nnetwork:\n  interface: {self.space.interface}\n"
+            "transport:\n  protocol: kcp\n  kcp:\n    key: a secret of good length\n"
+        )
+        file.chmod(0o600)
+        mikanet = "import sys; from mikanet.cli.main import main; sys.exit(main())"
+        said = self.with_raw_only([sys.executable, "-c", mikanet, "doctor", str(file)])
+        self.assertRegex(said, r"(?s)PROBLEM +rights .*CAP_NET_ADMIN.*sudo mikanet doctor")
+        self.assertIn(f"{PORT} is free", said)
+
+    def with_raw_only(self, command: list[str]) -> str:
+        """What a program prints that is root in name and has CAP_NET_RAW of all capabilities."""
+        drop = ["--bounding-set=-all,+net_raw", "--inh-caps=-all,+net_raw", "--ambient-caps=-all,+net_raw"]
+        whole = [require_program("setpriv"), *drop, *command]
+        done = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        self.assertNotIn("Traceback", done.stderr)
+        return done.stdout
+
     def test_in_use(self) -> None:
         """Somebody else's port is refused."""
         held = hold_port(PORT, random.randint)

@@ -5,6 +5,7 @@ A pair of datagram sockets stands in for the interface: one message is one frame
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 from ipaddress import IPv4Address, IPv6Address
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from mikanet.errors import ConfigError
 from mikanet.rawpackets import device as module
 from mikanet.rawpackets.frames import FlagCycle, FrameMaker, FramePath, open_frame, open_runs
 from mikanet.wire import tcp
@@ -157,3 +159,28 @@ class ReceiveTests(BatchTestCase):
         for length in (0, 1, 1499, 1500, 1501):
             frames = FrameMaker(0).make(path, [bytes(length)])
             self.assertEqual(self.received(frames), open_runs(frames), length)
+
+
+class PacketSocketTests(SynchronousTestCase):
+    """A socket that the kernel does not give."""
+
+    def refusal(self, number: int) -> str:
+        """The words for an error of the kernel's."""
+
+        def refuse(*words: int) -> socket.socket:
+            raise OSError(number, "the kernel's words")
+
+        self.patch(module.socket, "socket", refuse)
+        with self.assertRaises(ConfigError) as caught:
+            module.PacketSocket("eth0", (), 1)
+        return str(caught.exception)
+
+    def test_no_such_family(self) -> None:
+        """A sandbox that lets no AF_PACKET through is named, in one line."""
+        said = self.refusal(errno.EAFNOSUPPORT)
+        self.assertIn("the kernel's words", said)
+        self.assertIn("AF_PACKET in RestrictAddressFamilies=", said)
+
+    def test_no_right(self) -> None:
+        """Missing capabilities are named, both."""
+        self.assertRegex(self.refusal(errno.EPERM), "CAP_NET_RAW and CAP_NET_ADMIN")
