@@ -109,9 +109,8 @@ class KcpSessions:
 
     def packets_received(self, peer: Any, packets: Sequence[bytes]) -> None:
         """A batch of sealed packets from one peer."""
-        sessions = self._by_peer.get(peer, ())
-        proven = any(session.live for session in sessions)
-        if not proven and self._failures.exhausted(self._port.source_of(peer)):
+        source = self._port.source_of(peer)
+        if not self._is_proven(source) and self._failures.exhausted(source):
             self.counters.add("kcp.server.dropped.unopened", len(packets))
             return
         refused, repeated = self._sealer.refused, self._sealer.repeated
@@ -120,8 +119,12 @@ class KcpSessions:
             self.counters.add("kcp.server.dropped.repeated", self._sealer.repeated - repeated)
             if self._sealer.refused > refused:
                 self.counters.add("kcp.server.dropped.check", self._sealer.refused - refused)
-                self._failures.failed(self._port.source_of(peer), self._sealer.refused - refused)
+                self._failures.failed(source, self._sealer.refused - refused)
         self._sort(peer, bodies)
+
+    def _is_proven(self, source: Any) -> bool:
+        """Whether some session of the source is live, of whichever of its ports."""
+        return self._per_source.get(source, 0) > self._unproven.get(source, 0)
 
     def _sort(self, peer: Any, bodies: list[bytes]) -> None:
         """Give each packet to its session, whole runs at a time."""
@@ -161,7 +164,7 @@ class KcpSessions:
         if session is None or not bodies:
             return
         deliver(session.bottom, bodies)
-        if not session.live and session.kcp.proven:
+        if not session.live and session.kcp.proven and session in self._by_peer.get(peer, ()):
             session.live = True
             self._forget_unproven(self._port.source_of(peer))
             for other in [other for other in self._by_peer.get(peer, ()) if other is not session]:

@@ -151,6 +151,26 @@ class SessionsTests(SynchronousTestCase):
         self.assertEqual(net.counters["kcp.server.dropped.unopened"], 800)
         self.greet(net, ("10.0.0.7", 1))
 
+    def test_source_of_a_live_session_is_heard(self) -> None:
+        """Rubbish from one port of a source with a live session keeps no other port of that source out (Q6)."""
+        net = self.net()
+        self.greet(net)
+        net.clock.sleep(0.1)
+        for _ in range(10):
+            net.sessions.packets_received((ALICE[0], 6666), [net.random.randbytes(60) for _ in range(100)])
+        self.greet(net, (ALICE[0], 5002))
+        self.assertEqual(net.counters["kcp.server.dropped.unopened"], 0)
+
+    def test_ended_session_exempts_nobody(self) -> None:
+        """When the last session of a source has ended, its rubbish is not opened again (Q6)."""
+        net = self.net()
+        self.greet(net)
+        net.clock.sleep(0.1)
+        net.sessions.abort_all()
+        for _ in range(10):
+            net.sessions.packets_received(ALICE, [net.random.randbytes(60) for _ in range(100)])
+        self.assertEqual(net.counters["kcp.server.dropped.unopened"], 800)
+
     def test_failure_limit_refills(self) -> None:
         """The bucket holds one second's worth and fills again."""
         clock = Clock()
