@@ -19,6 +19,11 @@ BINDING_LABEL = b"EXPORTER-ns1"
 BINDING_SIZE = 32
 
 
+#: Bytes of answers that may gather while the peer does not read; with more, nothing more is read from it. It cannot be at
+#: the first byte that waits: two ends that are full would wait for each other. Our choice.
+MAX_ANSWERS = 64 * 1024
+
+
 @implementer(IPushProducer)
 class LinkProtocol(Protocol):
     """One TLS connection. Subclasses make the link when the handshake is done, and say what its events mean.
@@ -35,6 +40,7 @@ class LinkProtocol(Protocol):
     addresses: tuple[IAddress, IAddress]
     _timer: IDelayedCall | None = None
     _lost = False
+    _answers = 0
 
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
@@ -120,6 +126,10 @@ class LinkProtocol(Protocol):
         if self.link is not None:
             output = self.link.take_output()
             if output:
+                if not self.writable:
+                    self._answers += len(output)
+                    if self._answers > MAX_ANSWERS:
+                        self.transport.pauseProducing()
                 self.transport.write(output)
 
     def send(self, frames: list[bytes]) -> None:
@@ -169,6 +179,9 @@ class LinkProtocol(Protocol):
     def resumeProducing(self) -> None:
         """The transport has room."""
         self.writable = True
+        if self._answers > MAX_ANSWERS:
+            self.transport.resumeProducing()
+        self._answers = 0
         if self.mux is not None:
             self.mux.pump()
 

@@ -41,9 +41,17 @@ BUSY, BUSY_WINDOW, MAX_BUSY = 1024 * 1024, 1024 * 1024, 64
 #: Content that is handed down at a time, in bytes, about.
 BATCH = 4 * MAX_PAYLOAD
 
+#: Frames of control that a server keeps for a client that does not read them, or does not acknowledge. Our choice: with
+#: 1,024 streams an honest one comes to a few for each.
+MAX_CONTROL = 8192
+
 _LAST_SID = 0xFFFFFFFF
 _BYTES, _CREDIT = Command.BYTES, Command.CREDIT
 _BYTES_BYTE = bytes((_BYTES,))
+
+
+class FloodError(RemoteProtocolError):
+    """The peer asks for more than it takes; the session is not worth keeping."""
 
 
 class LinkPort(Protocol):
@@ -183,12 +191,15 @@ class Mux:
         """All frames that came are here: deliver them, and send what they brought about.
 
         :raises RemoteProtocolError: as :meth:`frame_received`.
+        :raises FloodError: at a server, if too many answers wait.
         """
         try:
             self.deliver()
         finally:
             self._held = False
         self.pump()
+        if len(self._control) > MAX_CONTROL and self._accept is not None:
+            raise FloodError("too many answers that nobody takes")
 
     def frame_received(self, frame: bytes) -> None:
         """One frame, in order.
@@ -422,7 +433,7 @@ class Mux:
         while size < BATCH and (again := ledger.next_again()) is not None:
             frames.append(again)
             size += len(again)
-        while control and size < BATCH:
+        while control and size < BATCH and not ledger.is_full:
             frame = control.popleft()
             ledger.keep(frame)
             frames.append(frame)

@@ -7,6 +7,7 @@ refusal, inside TLS (X2). A session outlives its connection for a while: it is p
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -30,7 +31,7 @@ from mikanet.guard.server import Guard, GuardedFactory
 from mikanet.nitrosocks.frames import DatagramReader, encode_datagram
 from mikanet.nitrosocks.link import Event, KeysChanged, Released, SessionKeys, SessionOpened, Token
 from mikanet.nitrosocks.link_protocol import BINDING_LABEL, BINDING_SIZE, LinkProtocol
-from mikanet.nitrosocks.mux import Mux, MuxStream
+from mikanet.nitrosocks.mux import FloodError, Mux, MuxStream
 from mikanet.nitrosocks.realm import Realm
 from mikanet.nitrosocks.server_link import ServerLink, ServerLinkConfig
 from mikanet.nitrosocks.wire import EncryptType
@@ -40,6 +41,9 @@ from mikanet.udp_target import UdpTarget
 #: How long, in seconds, a session waits for its client to come back, and how many may wait (N8).
 PARK_TIME = 60.0
 MAX_PARKED = 1000
+
+#: Seconds that a client may take to read the end of its session.
+CLOSE_TIME = 5.0
 
 _log = Logger()
 
@@ -119,15 +123,21 @@ class ServerSession:
 
     def end(self, why: str) -> None:
         """The session is over; its streams are reset."""
-        self._factory.unpark(self)
-        self._factory.sessions.discard(self)
+        self._factory.discard(self)
         self.realm.forget(self.keys)
         self.mux.end(Failure(error.ConnectionLost(why)))
 
-    def release(self, why: str) -> None:
-        """End the session from our side; the client is told, if it can be (6.2)."""
+    def release(self, why: str, at_once: bool = False) -> None:
+        """End the session from our side; the client is told, if it can be (6.2).
+
+        :param at_once: do not wait for a client that has not read what it was sent before.
+        """
         protocol, self.protocol = self.protocol, None
-        if protocol is not None:
+        if protocol is None:
+            pass
+        elif at_once and not protocol.writable:
+            protocol.cut()
+        else:
             protocol.say_goodbye()
         self.end(why)
 
@@ -255,6 +265,7 @@ class NitroServerProtocol(LinkProtocol):
 
     session: ServerSession | None = None
     _realm: RealmConfig
+    _closing: int | None = None
 
     def __init__(self, factory: NitroServerFactory, host: str) -> None:
         super().__init__(factory.reactor)
@@ -334,7 +345,7 @@ class NitroServerProtocol(LinkProtocol):
         else:
             factory.count("opened")
             session = keys.owner = ServerSession(factory, self._realm.realm, keys)
-            factory.sessions.add(session)
+            factory.add(session)
         self.session = session
         self.flush()
         session.carry(self, event.recovered)
@@ -346,7 +357,11 @@ class NitroServerProtocol(LinkProtocol):
             _log.debug("a connection broke: {problem}", problem=str(problem))
             session = self.session
             self.cut()
-            if session is not None:
+            if session is not None and isinstance(problem, FloodError):
+                self.factory.count("flooded")
+                session.protocol = None
+                session.end("its client takes no answers")
+            elif session is not None:
                 session.lose()
         else:
             self.flush()  # a challenge, if it was this one's time
@@ -356,9 +371,15 @@ class NitroServerProtocol(LinkProtocol):
     # -- ends
 
     def _close(self) -> None:
+        """The session is over: say what there is to say, and close, for which a client has a few seconds."""
         self.flush()
         self.drop_link()
+        self._closing = self.factory.closing.start(self._close_time)
         self.transport.loseConnection()
+
+    def _close_time(self) -> None:
+        self._closing = None
+        self.transport.abortConnection()
 
     def cut(self) -> None:
         """End the connection now; its session is another one's."""
@@ -397,6 +418,9 @@ class NitroServerProtocol(LinkProtocol):
         """The connection is gone."""
         super().connectionLost(reason)
         self._guard.lost()
+        if self._closing is not None:
+            self.factory.closing.cancel(self._closing)
+            self._closing = None
         session, self.session = self.session, None
         if session is not None:
             session.lose()
@@ -405,7 +429,8 @@ class NitroServerProtocol(LinkProtocol):
 class NitroServerFactory(GuardedFactory[NitroServerProtocol]):
     """Makes and knows the connections and sessions of one server.
 
-    :ivar sessions: all of them, parked ones too. :ivar draining: whether new streams are refused because the end is near.
+    :ivar sessions: all of them, parked ones too. :ivar closing: the clock of connections that have said goodbye.
+    :ivar draining: whether new streams are refused because the end is near.
     """
 
     prefix = "nitrosocks.server"
@@ -415,12 +440,32 @@ class NitroServerFactory(GuardedFactory[NitroServerProtocol]):
         self.config = config
         self.sessions: set[ServerSession] = set()
         self.draining = False
-        self._parked: dict[ServerSession, None] = {}
+        self._of_user: Counter[str] = Counter()
+        self._parked: dict[str, dict[ServerSession, None]] = {}  # by user, the oldest first
         self._park_times = Deadlines(reactor, config.park_time)
+        self.closing = Deadlines(reactor, CLOSE_TIME)
 
     def make(self, host: str) -> NitroServerProtocol:
         """See :meth:`GuardedFactory.make`."""
         return NitroServerProtocol(self, host)
+
+    def add(self, session: ServerSession) -> None:
+        """A new session. A client's parked ones make room for it when it has as many as it may have."""
+        self.sessions.add(session)
+        name = session.keys.token.name
+        self._of_user[name] += 1
+        if self._of_user[name] > self.config.limits.per_user and name in self._parked:
+            self._evict(name)
+
+    def discard(self, session: ServerSession) -> None:
+        """A session is over; an unknown one is no error."""
+        self.unpark(session)
+        if session in self.sessions:
+            self.sessions.discard(session)
+            name = session.keys.token.name
+            self._of_user[name] -= 1
+            if not self._of_user[name]:
+                del self._of_user[name]
 
     def park(self, session: ServerSession) -> None:
         """The session has no connection: end it after a while, or when too many wait."""
@@ -428,9 +473,14 @@ class NitroServerFactory(GuardedFactory[NitroServerProtocol]):
             return
         self.count("parked")
         session.parked = self._park_times.start(lambda: self._expire(session))
-        self._parked[session] = None
-        if len(self._parked) > MAX_PARKED:
-            next(iter(self._parked)).end("too many sessions wait")
+        self._parked.setdefault(session.keys.token.name, {})[session] = None
+        if sum(map(len, self._parked.values())) > MAX_PARKED:
+            # Whoever has most makes room, so that nobody can push others out.
+            self._evict(max(self._parked, key=lambda name: len(self._parked[name])))
+
+    def _evict(self, name: str) -> None:
+        self.count("parked.evicted")
+        next(iter(self._parked[name])).end("too many sessions wait")
 
     def _expire(self, session: ServerSession) -> None:
         self.count("expired")
@@ -438,7 +488,12 @@ class NitroServerFactory(GuardedFactory[NitroServerProtocol]):
 
     def unpark(self, session: ServerSession) -> None:
         """The session waits no longer."""
-        self._parked.pop(session, None)
+        name = session.keys.token.name
+        of_user = self._parked.get(name)
+        if of_user is not None:
+            of_user.pop(session, None)
+            if not of_user:
+                del self._parked[name]
         key, session.parked = session.parked, None
         if key is not None:
             self._park_times.cancel(key)
@@ -447,12 +502,12 @@ class NitroServerFactory(GuardedFactory[NitroServerProtocol]):
         """New tokens for a realm; sessions of those that are gone are ended. How many that were."""
         gone = realm.replace(tokens)
         for keys in gone:
-            cast(ServerSession, keys.owner).release("its token was removed")
+            cast(ServerSession, keys.owner).release("its token was removed", at_once=True)
         return len(gone)
 
     def end_parked(self) -> None:
         """End the sessions that wait for a client."""
-        for session in list(self._parked):
+        for session in [each for of_user in self._parked.values() for each in of_user]:
             session.end("the server is ending")
 
 

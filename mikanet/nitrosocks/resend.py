@@ -13,6 +13,12 @@ from mikanet.errors import RemoteProtocolError
 #: Bytes without acknowledgement at which streams pause (N9).
 MAX_UNACKNOWLEDGED: Final = 4 * 1024 * 1024
 
+#: The same in frames; and the bytes and frames at which even what is no content waits: a peer that acknowledges nothing
+#: can make us answer no longer. Our choice.
+MAX_FRAMES: Final = 32_768
+MAX_BYTES_KEPT: Final = 2 * MAX_UNACKNOWLEDGED
+MAX_FRAMES_KEPT: Final = 2 * MAX_FRAMES
+
 #: Bytes received after which an acknowledgement is due: with something else that is sent, and alone; and seconds after
 #: which one is due for less.
 ACK_BYTES: Final = 64 * 1024
@@ -41,8 +47,13 @@ class Ledger:
 
     @property
     def has_room(self) -> bool:
-        """Whether more may be sent."""
-        return self.kept < MAX_UNACKNOWLEDGED
+        """Whether more content may be sent."""
+        return self.kept < MAX_UNACKNOWLEDGED and len(self._frames) < MAX_FRAMES
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more may be sent at all."""
+        return self.kept >= MAX_BYTES_KEPT or len(self._frames) >= MAX_FRAMES_KEPT
 
     def keep(self, frame: bytes) -> None:
         """A counted frame is sent now, for the first time."""

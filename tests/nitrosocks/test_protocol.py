@@ -9,9 +9,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.errors import DestinationError, Reason
 from mikanet.guard.admission import AdmissionLimits
-from mikanet.nitrosocks.keys import length_key
-from mikanet.nitrosocks.link import Token
-from mikanet.nitrosocks.protocol import OpenStreams
+from mikanet.nitrosocks import protocol, resend
+from mikanet.nitrosocks.client_link import ClientLink
+from mikanet.nitrosocks.frames import Command, encode
+from mikanet.nitrosocks.keys import KeyChain, length_key
+from mikanet.nitrosocks.link import Released, SessionKeys, Token
+from mikanet.nitrosocks.protocol import NitroServerFactory, OpenStreams, ServerSession
 from mikanet.nitrosocks.wire import HEADER, SALT, Direction, HeaderMask, Type
 from tests.nitrosocks.golden import K0, TOKEN
 from tests.nitrosocks.memory import REFUSAL_TIME, World
@@ -143,8 +146,146 @@ class StrangerTests(SynchronousTestCase):
         self.assertEqual(world.server.counters["nitrosocks.server.limit.verified"], 1)
 
 
+class FloodTests(SynchronousTestCase):
+    """Clients that ask and do not take the answers."""
+
+    def opened(self) -> tuple[World, ClientLink]:
+        """A world with a session, and the client's link, to be misused; the server's answers to it are never carried."""
+        world = World()
+        world.open()
+        world.settle()
+        link = world.wires[0].ends[0].producer.link
+        return world, link
+
+    def say(self, world: World, link: ClientLink) -> None:
+        """Carry what the link has to say to the server."""
+        world.wires[0].ends[0].protocol.write(link.take_output())
+        world.wires[0].ends[1].receive(b"".join(self.fresh(world)))
+
+    def fresh(self, world: World) -> list[bytes]:
+        """What the client wrote since the last time."""
+        written = world.wires[0].ends[0].written
+        at, self.taken = getattr(self, "taken", world.wires[0]._taken[0]), len(written)
+        return written[at:]
+
+    def test_heartbeats(self) -> None:
+        """From a client that sends heartbeats and reads no answer nothing is read after a while, until it reads."""
+        world, link = self.opened()
+        end = world.wires[0].ends[1]
+        end.producer.pauseProducing()
+        for _ in range(10):
+            link._send(Type.HEARTBEAT, bytes(32))
+        self.say(world, link)
+        self.assertTrue(end.reading)
+        for _ in range(200):
+            for _ in range(10):
+                link._send(Type.HEARTBEAT, bytes(32))
+            self.say(world, link)
+        self.assertFalse(end.reading)
+        end.producer.resumeProducing()
+        self.assertTrue(end.reading)
+
+    def flood(self, world: World, link: ClientLink, count: int) -> None:
+        """Ask for so many streams to where nobody may go."""
+        world.egress.fails = DestinationError(Reason.POLICY)
+        for sid in range(2, count, 100):
+            for each in range(100):
+                link.send_data(encode(sid + each, Command.OPEN, b"\x01\x0a\x00\x00\x01\x00\x50"))
+            self.say(world, link)
+            if world.wires[0].ends[1].aborted:
+                return
+
+    def test_openings_of_one_that_does_not_read(self) -> None:
+        """A session whose client opens streams and reads no replies is ended, not parked."""
+        world, link = self.opened()
+        world.wires[0].ends[1].producer.pauseProducing()
+        self.flood(world, link, 10_000)
+        self.assertTrue(world.wires[0].ends[1].aborted)
+        self.assertEqual(len(world.server.sessions), 0)
+        self.assertEqual(world.server.counters["nitrosocks.server.flooded"], 1)
+
+    def test_openings_of_one_that_does_not_acknowledge(self) -> None:
+        """The same for a client that reads, and acknowledges nothing."""
+        self.patch(resend, "MAX_FRAMES_KEPT", 1000)
+        world, link = self.opened()
+        self.flood(world, link, 9_100)
+        self.assertFalse(world.wires[0].ends[1].aborted)
+        self.flood_on(world, link)
+        self.assertTrue(world.wires[0].ends[1].aborted)
+        self.assertEqual(len(world.server.sessions), 0)
+
+    def flood_on(self, world: World, link: ClientLink) -> None:
+        """A few more."""
+        for each in range(200):
+            link.send_data(encode(10_000 + each, Command.OPEN, b"\x01\x0a\x00\x00\x01\x00\x50"))
+        self.say(world, link)
+
+
+class ParkingTests(SynchronousTestCase):
+    """Who may keep how many sessions."""
+
+    def session(self, server: NitroServerFactory, name: str) -> ServerSession:
+        """A session that has lost its connection."""
+        session = ServerSession(
+            server, server.config.realms[""].realm, SessionKeys(Token(name, b"x"), KeyChain(bytes(32)))
+        )
+        server.add(session)
+        session.lose()
+        return session
+
+    def test_who_has_most_makes_room(self) -> None:
+        """One client with very many parked sessions loses its own oldest ones, nobody else's."""
+        self.patch(protocol, "MAX_PARKED", 10)
+        server = World().server
+        bob = self.session(server, "bob")
+        many = [self.session(server, "alice") for _ in range(30)]
+        self.assertIn(bob, server.sessions)
+        self.assertEqual([each in server.sessions for each in many], [False] * 21 + [True] * 9)
+        self.assertEqual(server.counters["nitrosocks.server.parked.evicted"], 21)
+        server.end_parked()
+        self.assertEqual((len(server.sessions), len(server._of_user)), (0, 0))
+
+    def test_parked_ones_count(self) -> None:
+        """Parked sessions count in the cap per client: the oldest of them make room for a new one."""
+        server = World(server={"limits": AdmissionLimits(per_user=3)}).server
+        several = [self.session(server, "alice") for _ in range(5)]
+        self.assertEqual([each in server.sessions for each in several], [False, False, True, True, True])
+
+
 class SessionTests(SynchronousTestCase):
     """Sessions and their ends."""
+
+    def test_removed_token_of_one_that_does_not_read(self) -> None:
+        """A client whose token is gone and that has not read for a while is cut at once."""
+        world = World()
+        world.open()
+        world.settle()
+        world.wires[0].ends[1].producer.pauseProducing()
+        world.server.replace_tokens(world.realm, [])
+        self.assertTrue(world.wires[0].ends[1].aborted)
+        self.assertEqual(len(world.server.sessions), 0)
+
+    def test_goodbye_that_nobody_reads(self) -> None:
+        """A connection whose session has ended is cut when its client has not taken the goodbye after a while."""
+        world = World()
+        world.open()
+        world.settle()
+        end = world.wires[0].ends[1]
+        world.server.replace_tokens(world.realm, [])
+        world.clock.advance(4.9)
+        self.assertFalse(end.aborted)
+        world.clock.advance(0.2)
+        self.assertTrue(end.aborted)
+
+    def test_release_that_nobody_reads(self) -> None:
+        """The same after the client's own release."""
+        world = World()
+        world.open()
+        world.settle()
+        end = world.wires[0].ends[1]
+        end.producer.on_event(Released(clean=True))
+        world.clock.advance(5.1)
+        self.assertTrue(end.aborted)
 
     def test_parked_session_expires(self) -> None:
         """A session whose client does not come back within a minute is over, and its target is reset."""
