@@ -71,6 +71,8 @@ class Link:
             carrier.user = self
             if not carrier.reliable:
                 self.be_small()
+            elif carrier.max_packet_size < wire.MAX_PACKET:
+                self.session.sending.measured = True  # P2b, for carriers that mend their own losses
         return found
 
     def be_small(self) -> None:

@@ -19,6 +19,10 @@ _INITIAL_RTO = 1.0
 WINDOW = 4 * 1024 * 1024
 SMALL_WINDOW = 256 * 1024
 
+#: With a narrow carrier at hand that repairs its own losses, this many seconds of what is being acknowledged may be
+#: unacknowledged, within the two bounds above; and the least time over which that is measured.
+BACKLOG_TIME, _RATE_TIME = 1.5, 0.2
+
 #: Most packets on an unreliable path that are not acknowledged: what the peer holds out of order (P3), less a few. And on
 #: reliable ones, where only memory counts.
 MAX_PACKETS, MAX_RELIABLE_PACKETS = 4000, 16_384
@@ -96,12 +100,17 @@ class SendWindow:
     """All that is unacknowledged, and which of it is to be sent next.
 
     :ivar size: unacknowledged bytes. :ivar waiting: bytes of those that wait to be sent, for the first time or again.
-    :ivar limit: most unacknowledged bytes. :ivar resent: packets that were sent again.
+    :ivar limit: most unacknowledged bytes. :ivar measured: whether the rate of acknowledgements bounds them, too, so that
+        moving onto a slow path, or away from it, is quick. :ivar resent: packets that were sent again.
     """
 
     def __init__(self) -> None:
         self.round_trip = RoundTrip()
         self.limit = WINDOW
+        self.measured = False
+        self._path: Path | None = None
+        self._rate_from: float | None = None
+        self._rate_bytes = 0
         self.size = self.waiting = self.resent = 0
         self._sent: dict[int, Sent] = {}
         self._queue: deque[Sent] = deque()
@@ -124,9 +133,15 @@ class SendWindow:
         """When :meth:`overdue` is to be called next."""
         return self._due
 
+    def bound(self, path: Path | None) -> int:
+        """Most bytes that may be unacknowledged while ``path`` is in use."""
+        if not self.measured or path is None:
+            return self.limit
+        return min(self.limit, max(SMALL_WINDOW, int(path.rate * BACKLOG_TIME)))
+
     def room(self, path: Path | None) -> int:
         """Bytes that may be numbered now, to be sent by ``path``."""
-        room = self.limit - self.size
+        room = self.bound(path) - self.size
         if len(self._sent) >= MAX_RELIABLE_PACKETS:
             return 0
         if path is not None and not path.reliable:
@@ -193,6 +208,31 @@ class SendWindow:
 
     def acknowledge(self, counter: int, now: float) -> None:
         """The peer has processed everything up to ``counter``."""
+        if self.measured and self._sent:
+            before = self.size
+            since = next(iter(self._sent.values())).sent_at
+            self._drop(counter, now)
+            self._measure(before - self.size, since, now)
+        else:
+            self._drop(counter, now)
+
+    def _measure(self, gained: int, since: float, now: float) -> None:
+        """So many bytes were acknowledged, the first of which were sent at ``since``."""
+        path = self._path
+        if not gained or path is None:
+            return
+        if self._rate_from is None:
+            self._rate_from = since
+        self._rate_bytes += gained
+        elapsed = now - self._rate_from
+        if elapsed >= _RATE_TIME:
+            rate = self._rate_bytes / elapsed
+            path.rate = rate if rate > path.rate else path.rate + (rate - path.rate) / 4
+            self._rate_from, self._rate_bytes = now, 0
+        if not self._sent:
+            self._rate_from, self._rate_bytes = None, 0  # what follows is a pause
+
+    def _drop(self, counter: int, now: float) -> None:
         sent, gained = self._sent, 0
         while sent:
             first = next(iter(sent))
@@ -262,8 +302,9 @@ class SendWindow:
         path.lost = True
         self._requeue([sent for sent in self._sent.values() if sent.path is path and not sent.held])
 
-    def path_changed(self, now: float) -> None:
+    def path_changed(self, path: Path | None, now: float) -> None:
         """Another path is in use: what others took may not come back from there."""
+        self._path = path
         if self._sent and self._due is None:
             self._due = now + self.round_trip.rto
 

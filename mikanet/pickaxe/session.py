@@ -162,7 +162,7 @@ class Session:
             self.path = path
             if path is not None:
                 path.shown = True  # by what follows
-            self.sending.path_changed(now)
+            self.sending.path_changed(path, now)
 
     def path_lost(self, path: Path) -> None:
         """``path`` is gone: what it took is sent again by the one in use."""
@@ -225,7 +225,8 @@ class Session:
         path = self.path
         if path is not None and self._unasked_packets:
             if path.reliable:
-                due = self._unasked_bytes >= RELIABLE_ASK_BYTES or self._unasked_packets >= RELIABLE_ASK_PACKETS
+                enough = min(RELIABLE_ASK_BYTES, self.sending.bound(path) // 4)
+                due = self._unasked_bytes >= enough or self._unasked_packets >= RELIABLE_ASK_PACKETS
             else:
                 due = self._unasked_bytes >= ASK_BYTES or self._unasked_packets >= ASK_PACKETS
             if due:

@@ -442,6 +442,60 @@ class ResendTests(SynchronousTestCase):
         self.assertEqual(self.net.server.received, [b"one"])
 
 
+class BacklogTests(SynchronousTestCase):
+    """How much is unacknowledged where a narrow carrier is at hand (P2b)."""
+
+    def run_at(self, rate: float, seconds: float = 10.0, delay: float = 0.05) -> tuple[float, int]:
+        """Send as much as may be sent over a path of ``rate`` bytes per second; the rate reached in the second half, and
+        the most that was unacknowledged in it."""
+        net = Net()
+        each = net.open(True)
+        net.settle()
+        session = net.client.session
+        session.sending.measured = True
+        arriving: list[tuple[float, bytes]] = []
+        replies: list[tuple[float, bytes]] = []
+        free, most, end = net.now, 0, net.now + seconds
+        while net.now < end:
+            while session.room > 0:
+                net.client.send(bytes(4096), net.now)
+                net.flush()
+            for packet in each.flights[0]:
+                free = max(free, net.now) + len(packet) / rate
+                arriving.append((free + delay, packet))
+            each.flights[0].clear()
+            replies += [(net.now + delay, packet) for packet in each.flights[1]]
+            each.flights[1].clear()
+            while arriving and arriving[0][0] <= net.now:
+                net.server.take(arriving.pop(0)[1], each.paths[1], net.now)
+            while replies and replies[0][0] <= net.now:
+                net.client.take(replies.pop(0)[1], each.paths[0], net.now)
+            net.flush()
+            net.advance(0.01)
+            if net.now > end - seconds / 2:
+                most = max(most, session.sending.size)
+            else:
+                half = len(net.server.received)
+        return (len(net.server.received) - half) * 4096 / (seconds / 2), most
+
+    def test_a_slow_path(self) -> None:
+        """At 50 kB/s a quarter of a mebibyte is the most."""
+        rate, most = self.run_at(50e3)
+        self.assertGreater(rate, 45e3)
+        self.assertLess(most, 300e3)
+
+    def test_a_middling_path(self) -> None:
+        """At 500 kB/s about one and a half seconds of it."""
+        rate, most = self.run_at(500e3)
+        self.assertGreater(rate, 450e3)
+        self.assertLess(most, 1.2e6)
+
+    def test_a_fast_path(self) -> None:
+        """At 10 MB/s, with a tenth of a second back and forth, the bound costs nothing."""
+        rate, _ = self.run_at(10e6, seconds=4.0)
+        self.assertGreater(rate, 9e6)
+
+
 class AuthenticationTests(SynchronousTestCase):
     """What is not the peer's is dropped without a word."""
 
