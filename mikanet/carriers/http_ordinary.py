@@ -7,6 +7,7 @@ front.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -34,6 +35,7 @@ _ORDER = (
 )
 
 _TITLES = {
+    400: b"Bad Request",
     301: b"Moved Permanently",
     403: b"Forbidden",
     404: b"Not Found",
@@ -41,6 +43,12 @@ _TITLES = {
     413: b"Request Entity Too Large",
     500: b"Internal Server Error",
 }
+
+
+#: The beginning of a URL, up to where its path or its query begins.
+_AUTHORITY = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?(?=[/?]|\Z)")
+#: What is no percent-encoding, and the one that no file's name may hold.
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00|\x00")
 
 
 def begin(request: Any) -> None:
@@ -58,6 +66,34 @@ def order(fields: Iterable[tuple[bytes, list[bytes]]], persistent: bool) -> list
     return [(name, value) for name in names for value in known[name]]
 
 
+def origin_form(target: bytes) -> bytes:
+    """The path of a request's target without its query; empty if it is neither a path nor a URL with a host."""
+    if not target.startswith(b"/"):
+        authority = _AUTHORITY.match(target)
+        target = b"" if authority is None else target[authority.end() :]
+        if authority is not None and not target.startswith(b"/"):
+            return b"/"
+    return target.partition(b"?")[0]
+
+
+def segments(path: bytes) -> list[bytes] | None:
+    """The names in a path, as nginx understands it: the last is empty for a folder. None if it is no path at all."""
+    if not path.startswith(b"/") or _BAD_ESCAPE.search(path):
+        return None
+    names: list[bytes] = []
+    last = b""
+    for last in unquote_to_bytes(path)[1:].split(b"/"):
+        if last == b"..":
+            if not names:
+                return None
+            names.pop()
+        elif last not in (b"", b"."):
+            names.append(last)
+    if last in (b"", b".", b".."):
+        names.append(b"")
+    return names
+
+
 def page(request: Any, code: int) -> None:
     """Answer with a page that says what is wrong."""
     title = b"%d %s" % (code, _TITLES[code])
@@ -69,7 +105,7 @@ def page(request: Any, code: int) -> None:
     request.setResponseCode(code, _TITLES[code])
     request.setHeader(b"Content-Type", b"text/html")
     request.setHeader(b"Content-Length", b"%d" % len(body))
-    if code == http.REQUEST_ENTITY_TOO_LARGE:
+    if code in (http.BAD_REQUEST, http.REQUEST_ENTITY_TOO_LARGE):
         request.channel.persistent = False
     request.write(body)
     request.finish()
@@ -86,13 +122,16 @@ class Ordinary:
 
     def respond(self, request: Any) -> None:
         """Answer a request."""
+        parts = segments(request.path)
+        if parts is None:
+            page(request, http.BAD_REQUEST)
+            return
         if request.method not in (b"GET", b"HEAD", b"POST"):
             page(request, http.NOT_ALLOWED)
             return
         if self._root is None:
             page(request, http.NOT_FOUND)
             return
-        parts = [unquote_to_bytes(part) for part in request.path[1:].split(b"/")]
         try:
             b"".join(parts).decode()
         except UnicodeDecodeError:

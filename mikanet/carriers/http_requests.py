@@ -134,6 +134,8 @@ class SiteRequest(Request):
         """Answer."""
         site = cast(SiteChannel, self.channel).site
         self.site = cast(Any, site)
+        if not self.path.startswith(b"/"):
+            self.path = http_ordinary.origin_form(self.uri)
         try:
             site.serve(self)
         except Exception:  # noqa: BLE001  # one request must not end the others

@@ -36,14 +36,17 @@ from mikanet.carriers.http_held import HeldCarrier
 from mikanet.carriers.http_knock import Door
 from mikanet.carriers.http_requests import SiteChannel, SiteRequest
 from mikanet.carriers.http_upgrade import ServerWebSocket, handshake
+from mikanet.carriers.strangers import Strangers
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
 from mikanet.errors import ConfigError, RemoteProtocolError
-from mikanet.guard.admission import Admission
+from mikanet.guard.admission import Admission, address_group
 from mikanet.guard.refusal import Refusals
 from mikanet.interfaces import ICarrier, IServerCarrier
 
 #: Idle connections are closed after so many seconds.
 _IDLE = 75
+#: Carriers without a proof by way of one connection: a proxy may use it for several clients.
+_STRANGERS_PER_CONNECTION = 4
 
 
 class TunnelSite(Site):
@@ -80,7 +83,9 @@ class TunnelSite(Site):
         self._random_bytes = random_bytes
         self._admission = Admission(context.limits)
         self._refusals = Refusals(context.reactor, context.refusal_time)
-        self._strangers: OrderedDict[bytes, None] = OrderedDict()
+        limits = context.limits
+        self._strangers: Strangers[bytes] = Strangers(limits.unverified, limits.unverified_per_address)
+        self._strangers_by_connection: Strangers[bytes] = Strangers(limits.unverified, _STRANGERS_PER_CONNECTION)
 
     def log(self, request: Any) -> None:
         """No line for each request."""
@@ -127,9 +132,9 @@ class TunnelSite(Site):
 
     def serve(self, request: Any) -> None:
         """Answer a request."""
-        if request.too_long:
+        if request.too_long and http_ordinary.segments(request.path) is not None:
             http_ordinary.page(request, http.REQUEST_ENTITY_TOO_LARGE)
-        elif request.path != self._path or not self._tunnel(request):
+        elif request.too_long or request.path != self._path or not self._tunnel(request):
             self.ordinary.respond(request)
 
     def _tunnel(self, request: Any) -> bool:
@@ -173,7 +178,11 @@ class TunnelSite(Site):
 
         def forget(_: HeldCarrier) -> None:
             self.carriers.pop(sid, None)
-            self._strangers.pop(sid, None)
+            known(carrier)
+
+        def known(_: HeldCarrier) -> None:
+            self._strangers.discard(sid)
+            self._strangers_by_connection.discard(sid)
 
         carrier = HeldCarrier(
             self._context.reactor,
@@ -183,13 +192,18 @@ class TunnelSite(Site):
             wait,
             asked.rid,
             forget,
-            lambda _: self._strangers.pop(sid, None),
+            known,
         )
-        if len(self._strangers) >= self._context.limits.unverified:
-            self._count("limit.unverified")
-            self.carriers[next(iter(self._strangers))].refuse()
+        places: list[tuple[Strangers[bytes], Any]] = [(self._strangers, address_group(carrier.host))]
+        if not self._proxied:  # a reverse proxy's connections are many clients'
+            places.append((self._strangers_by_connection, request.channel))
+        for strangers, group in places:
+            while (oldest := strangers.in_the_way(group)) is not None:
+                self._count("limit.unverified")
+                self.carriers[oldest].refuse()
         self.carriers[sid] = carrier
-        self._strangers[sid] = None
+        for strangers, group in places:
+            strangers.add(sid, group)
         self._count("http")
         self._accept(carrier)
         request.answer(Opened(hold, wait, sid).encode(padding(self._random_bytes)))

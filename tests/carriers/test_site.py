@@ -184,9 +184,9 @@ class OrdinaryTests(SynchronousTestCase):
             (b"GET /sub/ ", 403, b"403 Forbidden"),
             (b"GET /sub ", 301, b"301 Moved"),
             (b"GET /none ", 404, b"404 Not"),
-            (b"GET /../outside ", 404, b"404 Not"),
-            (b"GET /%2e%2e/outside ", 404, b"404 Not"),
-            (b"GET /sub/..%2f..%2f..%2foutside ", 404, b"404 Not"),
+            (b"GET /../outside ", 400, b"400 Bad"),
+            (b"GET /%2e%2e/outside ", 400, b"400 Bad"),
+            (b"GET /sub/..%2f..%2f..%2foutside ", 400, b"400 Bad"),
             (b"POST / ", 405, b"405 Not"),
             (b"POST /none ", 404, b"404 Not"),
             (b"PUT /none ", 405, b"405 Not"),
@@ -204,6 +204,56 @@ class OrdinaryTests(SynchronousTestCase):
         response = Web(decoy=str(folder)).ask(b"HEAD /large.html HTTP/1.1\r\nHost: h\r\n\r\n")
         self.assertEqual(_status(response), 200)
         self.assertIn(b"\r\nContent-Length: %d\r\n" % (http_ordinary.SMALL_FILE + 1), response)
+
+    def test_targets(self) -> None:
+        """URLs, dots and percent-encodings are taken as nginx takes them; what is no path is a 400, and not logged."""
+        web = Web(decoy=self._decoy())
+        good = web.ask(b"GET /index.html HTTP/1.1\r\nHost: h\r\n\r\n")
+        self.assertEqual(_status(good), 200)
+        for target in (
+            b"http://host/index.html",
+            b"HTTPS://host:99/index.html",
+            b"ftp://host/index.html?x",
+            b"http://[::1]:8/index.html",
+            b"//index.html",
+            b"/./index.html",
+            b"/sub/../index.html",
+            b"/sub%2f..%2findex.html",
+        ):
+            self.assertEqual(web.ask(b"GET %s HTTP/1.1\r\nHost: h\r\n\r\n" % target), good, target)
+        for target in (b"http://host", b"http://host?x", b"http://host/?%00"):
+            asked = web.ask(b"GET %s HTTP/1.1\r\nHost: h\r\n\r\n" % target)
+            self.assertEqual(asked, web.ask(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"), target)
+        for method in (b"GET", b"POST", b"BREW"):
+            for target in (
+                b"/%00",
+                b"/a%00b?x",
+                b"/%zz",
+                b"/%",
+                b"/../x",
+                b"/%2e%2e/x",
+                b"x",
+                b"*",
+                b"http:///x",
+                b"http:/x",
+                b"http://u@h/x",
+                b"http://host/%00",
+            ):
+                transport = web.connect()
+                answer = web.ask(method + b" " + target + b" HTTP/1.1\r\nHost: h\r\n\r\n", transport)
+                self.assertEqual(_status(answer), 400, target)
+                self.assertEqual(_body(answer), _404.replace(b"404 Not Found", b"400 Bad Request"))
+                self.assertIn(b"\r\nConnection: close\r\n", answer)
+                self.assertTrue(transport.closed)
+        self.assertEqual(_status(web.ask(b"GET /" + b"n" * 300 + b" HTTP/1.1\r\nHost: h\r\n\r\n")), 404)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_tunnel_by_url(self) -> None:
+        """A proxy may ask for the tunnel's path by its URL."""
+        web = Web()
+        post = _post(Open(2, 25, 9).encode(), b"http://h:80/t")
+        self.assertEqual(_status(web.ask(post)), 200)
+        self.assertEqual(len(web.users), 1)
 
     def test_order_of_fields(self) -> None:
         """Fields stand where nginx has them, those that it does not have behind, and the connection's end is told."""
@@ -269,11 +319,43 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_carriers_of_strangers(self) -> None:
         """When too many carriers were opened and never proven, the oldest goes."""
-        web = Web(prove=False, unverified=50, unverified_per_address=10_000)
-        for _ in range(53):
-            web.ask(_post(Open(2, 25, 9).encode()), web.connect("192.0.2.9"))
+        web = Web(prove=False, unverified=50)
+        for number in range(53):
+            web.ask(_post(Open(2, 25, 9).encode()), web.connect(f"192.0.2.{number}"))
         self.assertEqual([len(user.lost) for user in web.users], [1, 1, 1] + 50 * [0])
         self.assertEqual(len(web.site.carriers), 50)
+
+    def test_carriers_of_one_connection(self) -> None:
+        """One connection cannot push out others' carriers: it loses its own oldest ones."""
+        web = Web(prove=False, unverified=50)
+        others = [web.ask(_post(Open(2, 25, 9).encode()), web.connect(f"198.51.100.{n}")) for n in range(5)]
+        same = web.connect("192.0.2.9")
+        web.ask(_post(Open(2, 25, 9).encode()), same)
+        flood = web.connect("192.0.2.9")
+        for _ in range(1200):
+            web.ask(_post(Open(2, 25, 9).encode()), flood)
+        self.assertEqual(len(others), 5)
+        self.assertEqual([len(user.lost) for user in web.users], 6 * [0] + 1196 * [1] + 4 * [0])
+        self.assertEqual(len(web.site.carriers), 10)
+
+    def test_carriers_of_one_address(self) -> None:
+        """Nor can one address, by as many connections as it likes; nor, behind a proxy, whoever that names."""
+        for proxied in (False, True):
+            web = Web(prove=False, proxied=proxied, unverified=50, unverified_per_address=3)
+            shared = web.connect()
+
+            def open_from(
+                host: str, web: Web = web, proxied: bool = proxied, shared: WebTransport = shared
+            ) -> WebTransport:
+                transport = shared if proxied else web.connect(host)
+                more = b"X-Forwarded-For: 1.2.3.4, " + host.encode() + b"\r\n"
+                web.ask(_post(Open(2, 25, 9).encode(), more=more), transport)
+                return transport
+
+            open_from("198.51.100.1")
+            for _ in range(100):
+                open_from("192.0.2.9")
+            self.assertEqual([len(user.lost) for user in web.users], [0] + 97 * [1] + 3 * [0])
 
     def test_limit_of_the_proven(self) -> None:
         """Above the cap of verified connections the next proof is refused."""
