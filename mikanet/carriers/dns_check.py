@@ -113,6 +113,8 @@ def _zone(asker: _Asker, zone: bytes) -> Iterator[Found]:
     servers = asker.ask(zone, dns.NS)
     names = [] if servers is None else [record.data for record in servers.answers if record.type == dns.NS]
     for name in names:
+        if straight and not _is_below(name, zone):
+            continue  # the zone above has its address; this server answers for its own names only
         found = asker.ask(name, dns.A)
         six = asker.ask(name, dns.AAAA)
         records = [*(found.answers if found else ()), *(six.answers if six else ())]
@@ -125,6 +127,11 @@ def _zone(asker: _Asker, zone: bytes) -> Iterator[Found]:
         yield _OK, "TCP", "answers over TCP too", ""
     else:
         yield _NOTE, "TCP", "no answer over TCP: answers that a resolver cuts short are lost", ""
+
+
+def _is_below(name: bytes, zone: bytes) -> bool:
+    labels, ours = ([label.lower() for label in dns.labels_of(each)] for each in (name, zone))
+    return labels[max(0, len(labels) - len(ours)) :] == ours
 
 
 def _tunnel(asker: _Asker, zone: bytes, seconds: float) -> Iterator[Found]:

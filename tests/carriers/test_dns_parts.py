@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from typing import Any
 
@@ -14,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.carriers import polled_wire as wire
 from mikanet.carriers.dns import DnsClient, DnsServer
-from mikanet.carriers.dns_check import delegation
+from mikanet.carriers.dns_check import _Asker, _zone, delegation
 from mikanet.carriers.dns_client import DnsAnswerError, DnsHandshake, DnsMode, DnsPath, read_answer
 from mikanet.carriers.dns_records import (
     CARRYING,
@@ -409,3 +410,47 @@ class OptionTests(SynchronousTestCase):
             delegation(ZONE, "192.0.2.1"),
             "t.example.    IN  NS    tns.example.\ntns.example.  IN  A     192.0.2.1",
         )
+
+
+class _ZoneAsker(_Asker):
+    """Asks a zone in memory; as a resolver, takes the mark of authority away."""
+
+    def __init__(self, nameserver: str, straight: bool) -> None:
+        self.host, self.port = "192.0.2.53", 53
+        self._straight = straight
+        self._sent: list[bytes] = []
+        self._zone = DnsZone(
+            ZONE,
+            dns.name_of(nameserver),
+            lambda to: [IPv4Address("192.0.2.53")],
+            CountedNumbers(),
+            lambda link, way: True,
+            lambda to, message: self._sent.append(message),
+        )
+
+    def ask(self, name: bytes, kind: int) -> dns.Message:
+        """The zone's answer."""
+        self._zone.received(dns.build_query(9, name + kind.to_bytes(2, "big") + b"\0\1", 1232), "asker", False, 0.0)
+        message = dns.Message.decode(self._sent[-1])
+        return message if self._straight else replace(message, flags=message.flags & ~dns.AA)
+
+    def over_tcp(self, name: bytes) -> bool:
+        """It is."""
+        return True
+
+
+class DoctorTests(SynchronousTestCase):
+    """What ``mikanet doctor`` says of a zone."""
+
+    def notes(self, nameserver: str, straight: bool) -> list[tuple[str, str]]:
+        """What it says of name servers."""
+        found = _zone(_ZoneAsker(nameserver, straight), ZONE)
+        return [(status, text) for status, what, text, _ in found if what == "name server"]
+
+    def test_name_server(self) -> None:
+        """A name server below its zone has an address there; of one outside the zone's server knows nothing, and is not asked."""
+        inside = [("ok", "NS.t.example. has an address")]
+        self.assertEqual(self.notes("NS.t.example", straight=True), inside)
+        self.assertEqual(self.notes("tns.example", straight=True), [])
+        self.assertEqual(self.notes("nst.example", straight=True), [])
+        self.assertEqual([status for status, _ in self.notes("tns.example", straight=False)], ["note"])
