@@ -1,13 +1,16 @@
 """Firewall rules that keep the kernel out of a raw port: no connection tracking for it, and no RST from it.
 
 Each port has a table of its own (nft), or rules with a comment of its own (iptables), so that what is removed is exactly
-what was added. A small keeper process, started while we may, removes them when our end of a pipe closes: at an orderly
-end, after privileges were dropped, and after ``kill -9`` too. Should it be killed as well, the next start finds the
-rules by their name and clears them; a socket in the network namespace's own name space tells live ones from stale.
+what was added. A small keeper process, started while we may, waits until our end of a pipe closes: at an orderly end, after
+privileges were dropped, and after ``kill -9`` too. It leaves the rules for a while, since the peer knows of no end and
+sends on, and removes them then, or as soon as a new start asks for that. Should it be killed as well, the next start
+finds the rules by their name and clears them; a socket in the network namespace's own name space tells live ones from
+stale, and carries the word of the new start.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -29,6 +32,10 @@ _NAMES = re.compile(rf"\b{NAME}(\d+)\b")
 #: Seconds: for one command, and for the keeper of a process that has just died.
 _COMMAND_TIME = 10.0
 _CLAIM_TIME = 3.0
+#: Seconds for which rules outlive their process: as long as a peer repeats what nobody acknowledges (smux gives up then).
+LINGER = 30
+#: Keepers that are about to end, for the kernel to be told that we know.
+_ending: list[subprocess.Popen[bytes]] = []
 
 
 class Rules(Protocol):
@@ -180,6 +187,12 @@ def _claim(port: int) -> socket.socket | None:
     return mark
 
 
+def _ask_to_end(port: int) -> None:
+    """Tell the keeper of a port whose process has ended, if there is one, to wait no longer."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
+        sender.sendto(b"\n", socket.MSG_DONTWAIT, f"\0{NAME}{port}")
+
+
 def stale_ports(rules: Rules) -> set[int]:
     """Ports with rules that nobody keeps: those of processes that were killed together with their keepers."""
     stale = set()
@@ -225,15 +238,18 @@ class Firewall:
         mark = self._wait_for_mark()
         try:
             _remove(self._rules, self._port)
-            # Ignores what ends us; read returns when our end of the pipe is closed, by us or by the kernel.
-            script = f"trap '' INT TERM HUP; read -r _; {self._rules.removal(self._port)}"
+            # Ignores what ends us; read returns when our end of the pipe is closed, by us or by the kernel. Then it waits
+            # for a datagram of a new start's, not for ever. The mark is its standard output, as dash knows no more
+            # than ten descriptors.
+            word = f"timeout -s KILL {LINGER} head -c 1 <&3 >/dev/null; " if LINGER else ""
+            script = f"trap '' INT TERM HUP; exec 3<&1 >/dev/null; read -r _; {word}{self._rules.removal(self._port)}"
             self._keeper = subprocess.Popen(
                 ["sh", "-c", script],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=mark,
                 stderr=subprocess.DEVNULL,
+                cwd="/",
                 start_new_session=True,
-                pass_fds=[mark.fileno()],
             )
         finally:
             mark.close()
@@ -241,10 +257,12 @@ class Firewall:
             self._rules.add(self._port)
         except FirewallError:
             self.remove()
+            _ask_to_end(self._port)
             raise
 
     def _wait_for_mark(self) -> socket.socket:
         until = time.monotonic() + _CLAIM_TIME
+        _ask_to_end(self._port)
         while (mark := _claim(self._port)) is None:
             if time.monotonic() > until:
                 raise FirewallError(f"another process keeps the firewall rules of port {self._port}")
@@ -252,11 +270,18 @@ class Firewall:
         return mark
 
     def remove(self) -> None:
-        """Remove the rules; they are gone when this returns."""
+        """Leave the rules to their keeper, which removes them within :data:`LINGER` seconds; without that, at once."""
         keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            try:
-                keeper.communicate(timeout=_COMMAND_TIME)
-            except subprocess.TimeoutExpired:
-                keeper.kill()
-                keeper.wait()
+        _ending[:] = [each for each in _ending if each.poll() is None]
+        if keeper is None:
+            return
+        if LINGER:
+            assert keeper.stdin is not None
+            keeper.stdin.close()
+            _ending.append(keeper)
+            return
+        try:
+            keeper.communicate(timeout=_COMMAND_TIME)
+        except subprocess.TimeoutExpired:
+            keeper.kill()
+            keeper.wait()

@@ -157,7 +157,7 @@ class RawTcpPort:
                 )
 
     def stopListening(self) -> None:
-        """Close everything and remove the rules."""
+        """Close everything; the rules go a little later, as the peer knows of no end."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

@@ -18,6 +18,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from mikanet.endpoints import paqet, quote
+from mikanet.rawpackets.firewall import Firewall, find_rules
 from tests.bench.kcp import give, serve, take
 from tests.interop.paqet_ends import Ends, Transfer, file_text, run, write_file
 from tests.kcp.test_reach import BAD
@@ -145,9 +146,19 @@ class RawProgramTests(SynchronousTestCase):
                 self.assertIn(process.stop(), (143, -15))
                 self.assertNotIn("Traceback", process.output)
             for space in (near, far):
+                self.assertIn("notrack", self.rules(space))  # a peer that knows of no end still gets no RST
+                self.ask_keepers_to_end(space)
                 self.assertEqual(self.rules(space), "")
             busy = self.taken_by_another(programs, server_file, far)
             self.assertIn(f"TCP port {programs.port} is in use", busy)
+
+    @staticmethod
+    def ask_keepers_to_end(space: VethNamespace) -> None:
+        """What a new start on each of their ports does."""
+        with space.entered():
+            rules = find_rules()
+            for port in rules.ports():
+                Firewall(port, rules)._wait_for_mark().close()
 
     @staticmethod
     def rules(space: VethNamespace) -> str:

@@ -73,6 +73,7 @@ class FirewallTests(SynchronousTestCase):
         """A folder, and port numbers that no other run of these tests uses now."""
         self.rules = FileRules(Path(self.mktemp()).resolve())
         self.rules.folder.mkdir()
+        self.patch(module, "LINGER", 0)
         self.port = 100_000 + os.getpid() * 2
 
     def test_install_and_remove(self) -> None:
@@ -94,6 +95,22 @@ class FirewallTests(SynchronousTestCase):
         self.assertEqual(stale_ports(self.rules), {self.port + 1})
         self.assertEqual(clear_stale(self.rules), {self.port + 1})
         self.assertEqual(self.rules.ports(), {self.port})
+
+    def test_many_descriptors(self) -> None:
+        """A process that has many files open, as servers have, is no other."""
+        held = [os.open(os.devnull, os.O_RDONLY) for _ in range(30)]
+        try:
+            self.test_install_and_remove()
+            self.patch(module, "LINGER", 60)
+            firewall = Firewall(self.port, self.rules)
+            firewall.install()
+            firewall.remove()
+        finally:
+            for descriptor in held:
+                os.close(descriptor)
+        self.assertEqual(self.rules.ports(), {self.port})
+        Firewall(self.port, self.rules)._wait_for_mark().close()
+        self.assertEqual(self.rules.ports(), set())
 
     def test_one_keeper_for_a_port(self) -> None:
         """A second process that wants the same port's rules is told."""
@@ -231,6 +248,7 @@ class NftTests(NamespaceTestCase):
     def setUp(self) -> None:
         """The rules."""
         self.rules = self.make_rules()
+        self.patch(module, "LINGER", 0)
         super().setUp()
 
     def test_silence(self) -> None:
@@ -328,10 +346,37 @@ class StartTests(NamespaceTestCase):
 
     def test_rules_come_and_go(self) -> None:
         """They are there while the port is open."""
+        self.patch(module, "LINGER", 0)
         rules = NftRules(require_program("nft"))
         port = self.start(firewall=True)
         self.assertEqual(rules.ports(), {PORT})
         port.stopListening()
+        self.assertEqual(rules.ports(), set())
+        self.assertEqual(self.answers(), [True, True])
+
+    def test_silent_after_the_end(self) -> None:
+        """A peer that knows of no end gets no RST for a while; a new start on the port takes over at once."""
+        rules = NftRules(require_program("nft"))
+        self.start(firewall=True).stopListening()
+        self.assertEqual(rules.ports(), {PORT})
+        self.assertEqual(stale_ports(rules), set())
+        self.assertEqual(self.answers(), [False, False])
+        port = self.start(firewall=True)
+        self.assertEqual(port.counters["rawpackets.firewall.failed"], 0)
+        self.assertEqual(rules.ports(), {PORT})
+        port.stopListening()
+        Firewall(PORT, rules)._wait_for_mark().close()
+        self.assertEqual(rules.ports(), set())
+
+    def test_not_for_ever(self) -> None:
+        """When nobody comes, the rules go by themselves."""
+        self.patch(module, "LINGER", 1)
+        rules = NftRules(require_program("nft"))
+        self.start(firewall=True).stopListening()
+        for _ in range(100):
+            if not rules.ports():
+                break
+            time.sleep(0.1)
         self.assertEqual(rules.ports(), set())
         self.assertEqual(self.answers(), [True, True])
 
