@@ -32,8 +32,8 @@ def client(url: CarrierUrl, context: CarrierContext) -> IClientCarrier:
     destination = _destination(url, example)
     password = None
     if "password-file" in url.options:
-        assert context.read_secret is not None
-        password = context.read_secret(url.options["password-file"]).decode("utf-8", "replace")
+        assert context.read_password is not None
+        password = context.read_password(url.options["password-file"]).decode("utf-8", "replace")
     if (password is None) != (url.user is None):
         raise ConfigError(f"carrier {url.text!r}: a user (user@proxy) and ?password-file=FILE go together")
     proxy = TcpEndpoint(context.reactor, Address(url.host, url.port or PROXY_PORTS[url.scheme]), OPEN_TIMEOUT)

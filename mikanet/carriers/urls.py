@@ -14,6 +14,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from mikanet.errors import ConfigError
 from mikanet.interfaces import IClientCarrier, IServerCarrier
 
+#: Schemes whose path only those know who may use the carrier.
+_SECRET_PATHS = frozenset(("ws", "wss", "bosh", "boshs", "http", "https"))
+
 
 @dataclass(frozen=True)
 class CarrierUrl:
@@ -68,13 +71,19 @@ class CarrierUrl:
                 raise ConfigError(f"carrier {self.text!r} has an unknown option {name!r}{may}")
 
 
+def shown(name: str) -> str:
+    """A carrier's URL as it may be logged: where its path is a secret, no more than scheme, host and port."""
+    scheme, separator, rest = name.partition("://")
+    return f"{scheme}{separator}{rest.partition('/')[0]}" if scheme.lower() in _SECRET_PATHS else name
+
+
 @dataclass(frozen=True)
 class CarrierContext:
     """What carriers need besides their URL.
 
     :ivar limits: an :class:`~mikanet.guard.admission.AdmissionLimits`. :ivar decoy: a folder that the web site serves
         beside the tunnel, or None. :ivar counters: a :class:`~mikanet.counters.Counters`. :ivar read_secret: the first line of
-        a file that only its owner can read, for proxies' passwords.
+        a file that only its owner can read. :ivar read_password: the same, for somebody else's proxy: it may be weak.
     """
 
     reactor: Any
@@ -83,6 +92,7 @@ class CarrierContext:
     refusal_time: float = 75.0
     decoy: str | None = None
     read_secret: Callable[[str], bytes] | None = None
+    read_password: Callable[[str], bytes] | None = None
 
 
 #: For each scheme the module, beside this one, that makes its carriers: it has ``client(url, context)`` and, if servers

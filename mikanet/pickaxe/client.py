@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mikanet.address import Address
+from mikanet.carriers.urls import shown
 from mikanet.counters import Counters
 from mikanet.interfaces import ICarrier, ICarrierUser, IClientCarrier
 from mikanet.pickaxe import wire
@@ -178,7 +179,7 @@ class PickaxeClient:
     def slot_failed(self, slot: Slot, failure: Failure) -> None:
         """See :class:`~mikanet.pickaxe.slots.SlotUser`."""
         text = " ".join((str(failure.value) or type(failure.value).__name__).split()).rstrip(".")
-        self._say(slot.name, f"{slot.name} cannot be opened: {text}; trying again")
+        self._say(slot.name, f"{shown(slot.name)} cannot be opened: {text}; trying again")
 
     def lost_carrier(self, carrier: ICarrier) -> None:
         """A carrier of ours is gone; the next best takes over at once."""
@@ -277,7 +278,7 @@ class PickaxeClient:
         if self._current is not None:
             self._current.standing.answered(self.reactor.seconds())
         self._reported.clear()
-        self._report(f"session with the server by {carrier.name}")
+        self._report(f"session with the server by {shown(carrier.name)}")
         link.begin(self._forwards)
         waiting, self._waiting = self._waiting, []
         for call in waiting:
@@ -345,7 +346,7 @@ class PickaxeClient:
         assert carrier is not None
         if self._current is not slot:
             self._count("carriers.changed")
-            self._report(f"the session goes on by {slot.name}")
+            self._report(f"the session goes on by {shown(slot.name)}")
         self._current = slot
         now = self.reactor.seconds()
         link.session.use(link.attach(carrier), now)

@@ -22,8 +22,9 @@ from mikanet.pickaxe.session import MAX_HELD_BYTES, Received, Session
 from mikanet.pickaxe.wire import Status
 from mikanet.relay import RelayEnd, join
 
-#: Seconds until a port that the server would not open is asked for again.
-RETRY_LISTEN = 10.0
+#: Seconds until a port that the server would not open is asked for again: at first, as the client's own session before
+#: this one may be about to give it up, and then.
+RETRY_LISTEN_SOON, RETRY_LISTEN = 2.0, 10.0
 
 _CID_SIZE = wire.CID_SIZE
 
@@ -57,11 +58,13 @@ class RemoteForward:
     """A port at the server whose connections come to a destination here.
 
     :ivar port: the port at the server; 0 until one was given, and the same from then on.
+    :ivar refused: how often the server could not open it, one time after the other.
     """
 
     def __init__(self, port: int, destination: Address) -> None:
         self.port = port
         self.destination = destination
+        self.refused = 0
 
 
 class _Wish:
@@ -217,6 +220,7 @@ class ClientLink(Link):
         status = wire.status_of(response.status)
         if status is Status.OK:
             forward.port = response.port
+            forward.refused = 0
             self._report(f"the server listens on port {response.port} for {forward.destination}")
             return
         del self._forwards[response.pid]
@@ -224,14 +228,16 @@ class ClientLink(Link):
         if status is Status.POLICY:
             self._report(f"the server does not permit listening on {wish}: its --allow-listen must name it")
             return
-        self._report(f"the server cannot listen on {wish}: {status.name.lower()}; asking again in {RETRY_LISTEN:g} s")
+        wait = RETRY_LISTEN if forward.refused else RETRY_LISTEN_SOON
+        forward.refused += 1
+        self._report(f"the server cannot listen on {wish}: {status.name.lower()}; asking again in {wait:g} s")
 
         def retry() -> None:
             self._retries.discard(call)
             self._listen(forward)
             self.pump()
 
-        call = self.reactor.callLater(RETRY_LISTEN, retry)
+        call = self.reactor.callLater(wait, retry)
         self._retries.add(call)
 
     def _accepted(self, accept: wire.Accept) -> None:

@@ -25,9 +25,17 @@ class _Unfinished:
     def add(self, start: int, data: bytes) -> None:
         """Fill in what is not there yet; what came first stays."""
         stop = start + len(data)
-        for first, last in self.have:
-            if first <= start and stop <= last:
-                return
+        at = start
+        for first, last in sorted(self.have):
+            if last <= at:
+                continue
+            if first >= stop:
+                break
+            if first > at:
+                self.data[at:first] = data[at - start : first - start]
+            at = last
+        if at < stop:
+            self.data[at:stop] = data[at - start :]
         merged = []
         for first, last in self.have:
             if last < start or first > stop:
@@ -40,7 +48,7 @@ class _Unfinished:
 
 
 class Reassembler:
-    """The unfinished packets of one session.
+    """The unfinished packets of one session, or of several.
 
     :param limit: bytes; the oldest are given up beyond it.
     """
@@ -50,7 +58,7 @@ class Reassembler:
     def __init__(self, limit: int = MAX_BYTES) -> None:
         self._limit = limit
         self._size = 0
-        self._unfinished: OrderedDict[tuple[int, int], _Unfinished] = OrderedDict()
+        self._unfinished: OrderedDict[tuple[bytes, int, int], _Unfinished] = OrderedDict()
 
     @property
     def size(self) -> int:
@@ -59,7 +67,7 @@ class Reassembler:
 
     def add(self, fragment: Fragment) -> bytes | None:
         """Take a fragment; the packet when it is complete."""
-        key = (fragment.counter, fragment.total)
+        key = (fragment.sid, fragment.counter, fragment.total)
         found = self._unfinished.get(key)
         if found is None:
             if fragment.total > self._limit:
@@ -69,7 +77,6 @@ class Reassembler:
                 self._size -= len(old.data)
             found = self._unfinished[key] = _Unfinished(fragment.total)
             self._size += fragment.total
-        found.data[fragment.offset : fragment.offset + len(fragment.data)] = fragment.data
         found.add(fragment.offset, fragment.data)
         if found.missing:
             return None

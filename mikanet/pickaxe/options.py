@@ -33,10 +33,15 @@ class PickaxeOptions(Options):
         """URL of a carrier, as tcp://HOST:8865; repeatable."""
         self.carrier_urls.append(url)
 
-    @staticmethod
-    def carrier_context(reactor: Any, counters: Counters, **more: Any) -> CarrierContext:
+    def carrier_context(self, reactor: Any, counters: Counters, **more: Any) -> CarrierContext:
         """What carriers need."""
-        return CarrierContext(reactor, counters, read_secret=partial(read_secret, insecure_ok=True), **more)
+        return CarrierContext(
+            reactor,
+            counters,
+            read_secret=partial(read_secret, insecure_ok=bool(self["insecure-ok"])),
+            read_password=partial(read_secret, insecure_ok=True),
+            **more,
+        )
 
     def check_carriers(self, make: Any, context: CarrierContext) -> list[Any]:
         """The carriers.

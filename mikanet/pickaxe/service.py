@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mikanet.carriers.urls import shown
 from mikanet.counters import Counters
 from mikanet.interfaces import IServerCarrier
 from mikanet.pickaxe.client import PickaxeClient
@@ -53,16 +54,18 @@ class CarrierService(Service):
         maybeDeferred(self._carrier.listen, self._server.accept).addCallbacks(self._listening, self._failed)
         self._starting = False
         if self._problem is not None:
-            fail_to_listen(self._carrier.name, self._problem)
+            fail_to_listen(shown(self._carrier.name), self._problem)
 
     def _listening(self, _: None) -> None:
-        _log.info("pickaxe server on {carrier}", carrier=self._carrier.name)
+        _log.info("pickaxe server on {carrier}", carrier=shown(self._carrier.name))
 
     def _failed(self, failure: Failure) -> None:
         if self._starting:
             self._problem = failure.value
         else:
-            _log.critical("cannot listen on {where}: {problem}", where=self._carrier.name, problem=str(failure.value))
+            _log.critical(
+                "cannot listen on {where}: {problem}", where=shown(self._carrier.name), problem=str(failure.value)
+            )
 
     def stopService(self) -> Deferred[None]:
         """Take no more carriers; those that are there live on."""

@@ -23,7 +23,7 @@ class ProxiedTests(SynchronousTestCase):
     def setUp(self) -> None:
         """A context with one password."""
         self.reactor: Any = MemoryReactorClock()
-        self.context = dataclasses.replace(context(self.reactor), read_secret={"file": b"pa:ss"}.__getitem__)
+        self.context = dataclasses.replace(context(self.reactor), read_password={"file": b"pa:ss"}.__getitem__)
 
     def open(self, url: str) -> tuple[Any, MemoryTransport]:
         """Open a carrier; what comes of it, and the connection to the proxy."""

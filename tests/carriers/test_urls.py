@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mikanet.carriers.urls import SCHEMES, SERVER_SCHEMES, CarrierUrl, client_carrier, server_carrier
+from mikanet.carriers.urls import SCHEMES, SERVER_SCHEMES, CarrierUrl, client_carrier, server_carrier, shown
 from mikanet.errors import ConfigError
 from tests.carriers.webs import context
 
@@ -43,6 +43,13 @@ class ParseTests(SynchronousTestCase):
                 CarrierUrl.parse(candidate)
             except ConfigError:
                 pass
+
+    def test_what_is_logged(self) -> None:
+        """Of a carrier whose path is a secret no more than scheme, host and port; of others all."""
+        self.assertEqual(shown("ws://example.com:8080/t-secret?key-file=k"), "ws://example.com:8080")
+        self.assertEqual(shown("https://[2001:db8::1]/t-secret"), "https://[2001:db8::1]")
+        for name in ("tcp://example.com:8865", "connect://proxy:3128/example.com:443", "dns://192.0.2.1/t.example", "only"):
+            self.assertEqual(shown(name), name)
 
     def test_unknown_options(self) -> None:
         """An option that a carrier does not have is named."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.error import CannotListenError, ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -423,6 +423,18 @@ class RemoteForwardTests(SynchronousTestCase):
         second = list(world.server.sessions.values())[-1]
         self.assertIsNot(first, second)
         self.assertEqual((len(first.ports._ports), len(second.ports._ports)), (0, 1))
+
+    def test_a_port_in_use_is_asked_for_again(self) -> None:
+        """After two seconds at first, and then every ten."""
+        world = self.world()
+
+        def taken(*_: Any, **__: Any) -> None:
+            raise CannotListenError("", 8022, OSError())
+
+        self.patch(world.clock, "listenTCP", taken)
+        world.start(seconds=16.0)
+        waits = [text.rpartition("in ")[2] for text in world.said if "cannot listen on port 8022" in text]
+        self.assertEqual(waits, ["2 s", "10 s", "10 s"])
 
     def test_accepted_connections(self) -> None:
         """Who connects to the port reaches the client's side; one that is refused there is reset."""

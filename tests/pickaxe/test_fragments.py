@@ -41,6 +41,31 @@ class ReassemblerTests(SynchronousTestCase):
         found = [whole for each in pieces(packet, 250) if (whole := reassembler.add(each)) is not None]
         self.assertEqual(found[0], packet)
 
+    def test_what_came_first_stays(self) -> None:
+        """A later fragment changes nothing that is there; it fills the holes before, between and behind."""
+        packet = bytes([10, 1, 2, 3, 4, 9, 0, 0]) + random.Random(2).randbytes(92)
+        sid, forged = packet[1:5], bytes(100)
+        reassembler = Reassembler()
+        for start, stop in ((70, 80), (20, 30), (30, 40), (55, 60)):
+            self.assertIsNone(reassembler.add(wire.Fragment(sid, 9, 100, start, packet[start:stop])))
+        whole = reassembler.add(wire.Fragment(sid, 9, 100, 0, forged))
+        assert whole is not None
+        for index in range(100):
+            there = any(start <= index < stop for start, stop in ((70, 80), (20, 40), (55, 60)))
+            self.assertEqual(whole[index], packet[index] if there else 0, index)
+
+    def test_sessions_do_not_mix(self) -> None:
+        """Fragments of two sessions with the same number and length make two packets."""
+        reassembler = Reassembler()
+        one, two = (bytes([10, sid, 2, 3, 4, 1, 0, 0]) + bytes([sid]) * 300 for sid in (1, 2))
+        found = [
+            whole
+            for both in zip(pieces(one, 112), pieces(two, 112), strict=True)
+            for each in both
+            if (whole := reassembler.add(each)) is not None
+        ]
+        self.assertEqual(found, [one, two])
+
     def test_memory_is_bounded(self) -> None:
         """Beyond the limit the oldest unfinished packet is given up; one that is too large is never begun."""
         reassembler = Reassembler(10_000)

@@ -175,7 +175,7 @@ class LossyTests(SynchronousTestCase):
         for cut in range(200):
             net = Net(cut)
             first = net.open(True)
-            for index in range(60):
+            for index in range(110):
                 for end in net.ends:
                     end.send(index.to_bytes(2, "big"), net.now)
             net.flush()
@@ -185,6 +185,7 @@ class LossyTests(SynchronousTestCase):
                     if first.flights[side] and moved < cut:
                         net.deliver(first, side)
                         moved += 1
+            self.assertEqual(moved, cut)
             net.lose(first, cut % 2)
             net.lose(first, 1 - cut % 2)
             net.open(True)

@@ -123,6 +123,15 @@ class ClientTests(TapTestCase):
         service = tap_client.makeService(options, MemoryReactorClock())
         self.assertTrue(service)
 
+    def test_weak_secrets(self) -> None:
+        """A weak key for knocking is refused unless that is asked for; a proxy's password is as its owner made it."""
+        weak = self.private("weak", "secret")
+        knock = ("--socks", "tcp:1080", "--carrier", f"http://192.0.2.1/t?key-file={weak}")
+        self.assertIn("too easy to guess", self.mistake(tap_client.Options(), *self.words(*knock)))
+        self.parse(tap_client.Options(), *self.words(*knock, "--insecure-ok"))
+        proxy = f"connect://me@192.0.2.1/192.0.2.2:443?password-file={weak}"
+        self.parse(tap_client.Options(), *self.words("--socks", "tcp:1080", "--carrier", proxy))
+
     def test_mistakes(self) -> None:
         """Each is one line that names the option."""
         socks = ("--socks", "tcp:1080")
