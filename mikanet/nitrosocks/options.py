@@ -71,7 +71,7 @@ def read_realm(name: str, public_key: str, tokens: str, insecure_ok: bool) -> Re
 
 
 def parse_realm(text: str) -> tuple[str, str, str]:
-    """``NAME=PUBLIC-KEY,TOKENS`` as its three parts, the name in lower case.
+    """``NAME=PUBLIC-KEY,TOKENS`` as its three parts, the name as clients send it: in lower case and ASCII.
 
     :raises ConfigError: if it is not of that form.
     """
@@ -79,7 +79,10 @@ def parse_realm(text: str) -> tuple[str, str, str]:
     public_key, comma, tokens = files.partition(",")
     if not (equals and comma and name and public_key and tokens):
         raise ConfigError(f"--realm {text!r} is not NAME=PUBLIC-KEY,TOKENS")
-    return name.lower(), public_key, tokens
+    try:
+        return name.lower().encode("idna").decode(), public_key, tokens
+    except UnicodeError:
+        raise ConfigError(f"--realm {text!r}: {name!r} is no server name") from None
 
 
 def parse_cipher(name: str) -> EncryptType:

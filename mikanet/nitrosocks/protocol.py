@@ -244,7 +244,10 @@ class _DatagramEnd(RelayEnd):
             self.abort()  # the session's other streams can go on
             return
         for datagram in datagrams:
-            self._target.send(datagram)
+            try:
+                self._target.send(datagram)
+            except error.MessageLengthError:
+                pass  # too long for the path: lost, as in UDP
 
     def readConnectionLost(self) -> None:
         """The client ends the flow."""

@@ -217,6 +217,11 @@ class MemoryEgress:
             return done
         return succeed(self._make(factory))
 
+    def resolve(self, destination: Address) -> Deferred[Any]:
+        """As :meth:`Egress.resolve`, by a resolver that never answers."""
+        self.destinations.append(destination)
+        return Deferred()
+
     def _make(self, factory: Any) -> Any:
         transport = MemoryTransport()
         self.targets.append(transport)

@@ -487,6 +487,27 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(stream.window, 1024 * 1024)
         self.assertEqual(len(world.egress.targets[0].bytes_written), 40 * 65536)
 
+    def test_datagrams_that_cannot_be(self) -> None:
+        """Nonsense in a flow of datagrams, and one that is too long for its path, end no connection."""
+        world = World()
+        outcomes = [world.open(datagrams=True)[1] for _ in range(2)]
+        world.settle()
+        streams = next(iter(world.server.sessions)).mux.streams
+        self.assertEqual(sorted(streams), [1, 2])
+
+        def too_long(data: bytes) -> None:
+            raise error.MessageLengthError
+
+        streams[2].protocol._target.send = too_long  # type: ignore[union-attr]
+        for outcome in outcomes:
+            outcome[0].transport.transport.write(b"\0\1x")
+        world.settle()
+        self.assertEqual(sorted(streams), [1, 2])
+        outcomes[0][0].transport.transport.write(b"\xff\xff" * 5)
+        world.settle()
+        self.assertEqual(sorted(streams), [2])
+        self.assertEqual(len(world.wires), 1)
+
     def test_many_streams(self) -> None:
         """A session has 1,024 streams; one more goes to a second session."""
         world = World()

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from mikanet.errors import ConfigError
+from mikanet.nitrosocks.options import parse_realm
 from mikanet.nitrosocks.tls import TlsFilter
 from mikanet.nitrosocks.tls_options import ClientTls, ServerTls, certificates
 from tests.lab.tunnels import write_certificate
@@ -212,3 +213,13 @@ class TlsTests(SynchronousTestCase):
         for content in (b"", b"-----BEGIN CERTIFICATE-----\nrubbish", (base / "ca.pem").read_bytes(), mixed):
             self.assertRaises(ConfigError, ServerTls, content, "file")
         self.assertRaises(ConfigError, ClientTls, "a" * 70 + ".example", None)
+
+
+class RealmNameTests(SynchronousTestCase):
+    """The names of realms."""
+
+    def test_as_clients_send_them(self) -> None:
+        """A name outside ASCII is the one that clients ask for; one that no client can ask for is refused."""
+        self.assertEqual(parse_realm("Bücher.Example=key,tokens"), ("xn--bcher-kva.example", "key", "tokens"))
+        self.assertEqual(parse_realm("Bob.Example=a,b")[0], "bob.example")
+        self.assertRaises(ConfigError, parse_realm, "a" * 70 + ".example=key,tokens")
