@@ -107,12 +107,12 @@ class KcpSessions:
     def __len__(self) -> int:
         return self._count
 
-    def packets_received(self, peer: Any, packets: Sequence[bytes]) -> None:
-        """A batch of sealed packets from one peer."""
+    def packets_received(self, peer: Any, packets: Sequence[bytes]) -> bool:
+        """A batch of sealed packets from one peer; whether one of them could be opened, and had not been before."""
         source = self._port.source_of(peer)
         if not self._is_proven(source) and self._failures.exhausted(source):
             self.counters.add("kcp.server.dropped.unopened", len(packets))
-            return
+            return False
         refused, repeated = self._sealer.refused, self._sealer.repeated
         bodies = self._sealer.open(list(packets))
         if len(bodies) < len(packets):
@@ -121,6 +121,7 @@ class KcpSessions:
                 self.counters.add("kcp.server.dropped.check", self._sealer.refused - refused)
                 self._failures.failed(source, self._sealer.refused - refused)
         self._sort(peer, bodies)
+        return bool(bodies)
 
     def _is_proven(self, source: Any) -> bool:
         """Whether some session of the source is live, of whichever of its ports."""

@@ -23,7 +23,7 @@ from mikanet.kcp.ports import IPacketPort
 
 #: (host, port) or (host, port, flow, scope), as sockets give it.
 UdpPeer = tuple[Any, ...]
-PacketsReceived = Callable[[UdpPeer, list[bytes]], None]
+PacketsReceived = Callable[[UdpPeer, list[bytes]], object]
 
 #: Socket buffers, as kcptun's: whole windows must fit. The kernel may give less.
 SOCKET_BUFFER = 4 << 20

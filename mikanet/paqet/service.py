@@ -106,9 +106,9 @@ class PaqetServer(DrainingService):
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # untyped in Twisted
 
     def _make_port(self, config: PaqetConfig) -> Any:
-        def received(peer: Any, packets: list[bytes]) -> None:
+        def received(peer: Any, packets: list[bytes]) -> bool:
             assert self._sessions is not None
-            self._sessions.packets_received(peer, packets)
+            return self._sessions.packets_received(peer, packets)
 
         if config.carrier == "udp":
             return UdpPackets(self._reactor, config.port, _interface(config), received)

@@ -246,7 +246,7 @@ class Firewall:
             self._keeper = subprocess.Popen(
                 ["sh", "-c", script],
                 stdin=subprocess.PIPE,
-                stdout=mark,
+                stdout=mark.fileno(),
                 stderr=subprocess.DEVNULL,
                 cwd="/",
                 start_new_session=True,

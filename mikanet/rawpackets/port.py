@@ -34,8 +34,9 @@ from mikanet.rawpackets.selftest import kernel_answers
 from mikanet.rawpackets.settings import FamilyPath, RawPeer, RawSettings
 from mikanet.wire import tcp
 
-#: Called with a peer and the payloads of packets that came from it, in order; both checksums of each were right.
-PacketsReceived = Callable[[RawPeer, list[bytes]], None]
+#: Called with a peer and the payloads of packets that came from it, in order; both checksums of each were right. Says
+#: whether one of them was the peer's own, as far as a key can tell; None if it cannot say.
+PacketsReceived = Callable[[RawPeer, list[bytes]], bool | None]
 
 #: Peers whose prepared headers, flag lists and stations are kept; the oldest are forgotten, and made anew when needed.
 MAX_PEERS = 4096
@@ -78,6 +79,7 @@ class RawTcpPort:
         self._peer_flags: dict[RawPeer, FlagCycle] = {}
         self._peers: dict[bytes, RawPeer] = {}
         self._stations: dict[RawPeer, bytes] = {}
+        self._arriving: tuple[RawPeer, bytes] | None = None  # whose packets are being handed on, from which station
         self._learns = any(path is not None and path.router_mac is None for path in (settings.ipv4, settings.ipv6))
         self._said: set[str] = set()
 
@@ -198,9 +200,7 @@ class RawTcpPort:
             self._lost_interface(problem)
             return
         for station, key, payloads in runs:
-            if self._learns:
-                self._learn(key, station)
-            self._hand_on(key, payloads)
+            self._hand_on(key, payloads, station)
         for frame in refused:
             opened = open_frame(frame)  # batches leave what is unusual
             if opened is None:
@@ -208,28 +208,36 @@ class RawTcpPort:
             else:
                 self._hand_on(opened[0], [opened[1]])
 
-    def _hand_on(self, key: bytes, payloads: list[bytes]) -> None:
+    def _hand_on(self, key: bytes, payloads: list[bytes], station: bytes | None = None) -> None:
         if self._device is None:  # what was handed on before has closed us
             return
         peer = self._peers.get(key) or self._new_peer(key)
-        if self._settings.only is None or peer == self._settings.only:
+        if self._settings.only is not None and peer != self._settings.only:
+            self.counters.add("rawpackets.dropped.stranger", len(payloads))
+        elif station is None or not self._learns or self._stations.get(peer) == station:
             self._on_packets(peer, payloads)
         else:
-            self.counters.add("rawpackets.dropped.stranger", len(payloads))
+            self._hand_on_from(peer, payloads, station)
+
+    def _hand_on_from(self, peer: RawPeer, payloads: list[bytes], station: bytes) -> None:
+        """From a station that is new for this peer. Answers go there at once where no other is known; it is remembered only
+        when the packets prove to be the peer's own, as anybody on the link can send others."""
+        known = peer in self._stations
+        self._arriving = None if known else (peer, station)
+        try:
+            accepted = self._on_packets(peer, payloads)
+        finally:
+            self._arriving = None
+        if accepted or (accepted is None and not known):
+            self._stations.pop(peer, None)
+            _make_room(self._stations)
+            self._stations[peer] = station
+            self._paths.pop(peer, None)
 
     def _new_peer(self, key: bytes) -> RawPeer:
         _make_room(self._peers)
         peer = self._peers[key] = framing.split_key(key)
         return peer
-
-    def _learn(self, key: bytes, station: bytes) -> None:
-        """Remember the station that a peer's frames come from."""
-        peer = self._peers.get(key) or self._new_peer(key)
-        if self._stations.get(peer) != station:
-            self._stations.pop(peer, None)
-            _make_room(self._stations)
-            self._stations[peer] = station
-            self._paths.pop(peer, None)
 
     def connectionLost(self, reason: Failure) -> None:
         """Called by the reactor when the descriptor has an error, as when the interface went down. We stay."""
@@ -288,16 +296,22 @@ class RawTcpPort:
         if family is None:
             return None
         router = family.router_mac or self._stations.get(peer)
+        arriving = self._arriving
+        kept = router is not None
+        if router is None and arriving is not None and arriving[0] == peer:
+            router = arriving[1]
         if router is None:
             return None
-        _make_room(self._paths)
-        path = self._paths[peer] = FramePath(
+        path = FramePath(
             (router, self._settings.mac or device.mac),
             family.source,
             host,
             (self.port, peer[1]),
             self._peer_flags.get(peer, self._own_flags),
         )
+        if kept:
+            _make_room(self._paths)
+            self._paths[peer] = path
         return path
 
     def _family(self, host: IPv4Address | IPv6Address) -> FamilyPath | None:

@@ -61,6 +61,7 @@ class SessionsTests(SynchronousTestCase):
         self.greet(net)
         for peer in (ALICE, ("10.0.0.66", 1)):
             net.sessions.packets_received(peer, net.client_port.sent)
+        self.assertFalse(net.sessions.packets_received(ALICE, net.client_port.sent))
         self.assertEqual((len(net.sessions), net.counters["kcp.server.opened"]), (1, 1))
         self.assertGreater(net.counters["kcp.server.dropped.repeated"], 0)
 

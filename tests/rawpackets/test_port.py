@@ -158,12 +158,39 @@ class RawTcpPortTests(SynchronousTestCase):
         self.assertEqual(self.port.counters["rawpackets.dropped.no-way"], 2)
 
     def test_stations_are_learned(self) -> None:
-        """Without a router answers go where the latest packet came from."""
+        """Without a router answers go where the latest packet came from that was the peer's own."""
         port = self.open(FamilyPath(HERE))
+        port._on_packets = lambda peer, payloads: True
         for mac in (THEIRS, b"\x02\0\0\0\0\x0a"):
             self.device.waiting = self.frames([b"x"], mac=mac)
             port.doRead()
             port.send_packets(PEER, [b"y"])
+            self.assertEqual(self.device.sent[-1][:6], mac)
+
+    def test_forged_packets_move_nobody(self) -> None:
+        """A packet that no key opens neither moves a known peer's station nor is one remembered for it."""
+        port = self.open(FamilyPath(HERE))
+        forger = b"\x02\0\0\0\0\x0a"
+        for accepted, mac, answered in ((False, forger, None), (True, THEIRS, THEIRS), (False, forger, THEIRS)):
+            port._on_packets = lambda peer, payloads, accepted=accepted: accepted  # type: ignore[misc]
+            self.device.waiting = self.frames([b"x"], mac=mac)
+            port.doRead()
+            self.device.sent.clear()
+            port.send_packets(PEER, [b"y"])
+            self.assertEqual([frame[:6] for frame in self.device.sent], [] if answered is None else [answered])
+
+    def test_answer_at_once(self) -> None:
+        """A peer whose station is not known is answered while its packet is being looked at, and nowhere else later."""
+        port = self.open(FamilyPath(HERE))
+
+        def answer(peer: RawPeer, payloads: list[bytes]) -> bool:
+            port.send_packets(peer, [b"y"])
+            return False
+
+        port._on_packets = answer
+        for mac in (THEIRS, b"\x02\0\0\0\0\x0a"):
+            self.device.waiting = self.frames([b"x"], mac=mac)
+            port.doRead()
             self.assertEqual(self.device.sent[-1][:6], mac)
 
     def test_full(self) -> None:
