@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any, Protocol, cast
 
-from twisted.internet.interfaces import IProtocol
+from twisted.internet.interfaces import IDelayedCall, IProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http
@@ -20,6 +20,9 @@ _PATIENCE = 4
 
 #: An idle connection that was closed and does not go is cut after so many seconds.
 _FORCE = 15
+
+#: A connection whose peer takes nothing of what waits for so many seconds is cut.
+_STALLED = 75
 
 _log = Logger()
 
@@ -47,11 +50,69 @@ class SiteChannel(http.HTTPChannel):
     counted = True
     site: SiteOfRequests
     group: str
+    _arriving = False
+    _look: IDelayedCall | None = None
+
+    def resetTimeout(self) -> None:
+        """Something came. A stranger's request has its time from its first byte on, so that drips do not prolong it."""
+        if self.verified or not self._arriving:
+            super().resetTimeout()  # type: ignore[no-untyped-call]  # untyped in Twisted
+            self._arriving = True
+
+    def progressed(self) -> None:
+        """A part of a request of ours came: the next one has a time of its own."""
+        self._arriving = False
+
+    def allContentReceived(self) -> None:
+        """The request is whole."""
+        self._arriving = False
+        super().allContentReceived()  # type: ignore[no-untyped-call]  # untyped in Twisted
+
+    # -- readers that do not read
+
+    def pauseProducing(self) -> None:
+        """The transport's buffer is full."""
+        super().pauseProducing()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        self._watch()
+
+    def resumeProducing(self) -> None:
+        """The transport's buffer is empty again."""
+        self._stop_watching()
+        super().resumeProducing()  # type: ignore[no-untyped-call]  # untyped in Twisted
+
+    def loseConnection(self) -> Any:
+        """Close when everything was sent, which a peer that does not read would put off for ever."""
+        self._watch()
+        return super().loseConnection()  # type: ignore[no-untyped-call]  # untyped in Twisted
+
+    def _watch(self) -> None:
+        if self._look is None and self.upgraded is None:
+            before = self._unsent()
+            self._look = self.callLater(_STALLED, lambda: self._looked(before))  # type: ignore[no-untyped-call]  # untyped in Twisted
+
+    def _looked(self, before: tuple[int, ...]) -> None:
+        self._look = None
+        if self._unsent() == before:
+            cast(Any, self.transport).abortConnection()
+        else:
+            self._watch()
+
+    def _unsent(self) -> tuple[int, ...]:
+        """What the socket has not taken; the same twice if it took nothing in between."""
+        socket = getattr(self.transport, "transport", self.transport)  # below TLS
+        buffer = getattr(socket, "dataBuffer", b"")
+        return len(buffer), getattr(socket, "offset", 0), getattr(socket, "_tempDataLen", 0)
+
+    def _stop_watching(self) -> None:
+        look, self._look = self._look, None
+        if look is not None:
+            look.cancel()
 
     def upgrade(self, protocol: IProtocol) -> None:
         """From here on the connection is ``protocol``'s."""
         transport = cast(Any, self.transport)
         self.setTimeout(None)  # type: ignore[no-untyped-call]  # untyped in Twisted
+        self._stop_watching()
         transport.unregisterProducer()
         self.upgraded = protocol
         protocol.makeConnection(transport)
@@ -77,6 +138,7 @@ class SiteChannel(http.HTTPChannel):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # untyped in Twisted
         """The connection is gone."""
+        self._stop_watching()
         super().connectionLost(reason)  # type: ignore[no-untyped-call]  # untyped in Twisted
         self.site.left(self)
         if self.upgraded is not None:
@@ -84,7 +146,7 @@ class SiteChannel(http.HTTPChannel):
 
     def timeoutConnection(self) -> None:
         """Nothing was asked for long: close, and say nothing about it."""
-        self.loseConnection()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        self.loseConnection()
         transport = cast(Any, self.transport)
         self.callLater(_FORCE, transport.abortConnection)  # type: ignore[no-untyped-call]  # untyped in Twisted
 
@@ -122,6 +184,7 @@ class SiteRequest(Request):
                 self._most = MAX_BODY
         if self._sender is not None:
             self._sender.touch()
+            cast(SiteChannel, self.channel).progressed()
         if self._size <= self._most:
             self._pieces.append(data)
             return

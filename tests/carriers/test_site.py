@@ -287,6 +287,63 @@ class OrdinaryTests(SynchronousTestCase):
         self.assertTrue(transport.aborted)
         self.assertEqual(transport.written, [])
 
+    def test_dripping_request(self) -> None:
+        """A stranger's request has 75 s from its first byte, however it drips; the next has them anew."""
+        head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n"
+        for request in (b"GET /" + b"x" * 100, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 50, head + bytes(500)):
+            web = Web()
+            transport = web.connect()
+            web.reactor.advance(60)
+            web.ask(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", transport)
+            web.reactor.advance(60)
+            for piece in range(7):
+                self.assertFalse(transport.closed)
+                transport.receive(request[piece * 10 : piece * 10 + 10])
+                web.reactor.advance(10.5 if piece else 11)
+            web.reactor.advance(2)
+            self.assertTrue(transport.closed)
+
+    def test_slow_client(self) -> None:
+        """A proven client's long request may take its time."""
+        web = Web()
+        sid = web.open()
+        web.ask(_post(Exchange(sid, 9, 8).encode(frame([b"prove"]))))
+        body = _post(Exchange(sid, 10, 8).encode(frame([bytes(50_000)] * 4)))
+        transport = web.connect()
+        transport.receive(body[:80_000])
+        for at in range(80_000, len(body), 10_000):
+            web.reactor.advance(20)
+            transport.receive(body[at : at + 10_000])
+        self.assertEqual(len(web.users[0].got), 5)
+
+    def test_who_does_not_read(self) -> None:
+        """A connection whose peer takes nothing is cut after 75 s; one that takes little stays."""
+        for closing in (False, True):
+            web = Web()
+            transport = web.connect()
+            transport.dataBuffer = bytes(100_000)  # type: ignore[attr-defined]
+            if closing:
+                web.ask(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", transport)
+            else:
+                transport.protocol.pauseProducing()
+            for size in (90_000, 80_000):
+                web.reactor.advance(70)
+                transport.dataBuffer = bytes(size)  # type: ignore[attr-defined]
+                if not closing:
+                    transport.receive(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            self.assertFalse(transport.aborted)
+            web.reactor.advance(80)
+            web.reactor.advance(80)
+            self.assertTrue(transport.aborted)
+        web = Web()
+        transport = web.connect()
+        transport.protocol.pauseProducing()
+        transport.protocol.resumeProducing()
+        web.reactor.advance(70)
+        transport.receive(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        web.reactor.advance(70)
+        self.assertFalse(transport.aborted)
+
 
 class AdmissionTests(SynchronousTestCase):
     """Limits for strangers (X3)."""
