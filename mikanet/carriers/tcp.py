@@ -38,6 +38,10 @@ from mikanet.interfaces import ICarrier, IClientCarrier, IServerCarrier
 #: Where Pickaxe's packets are taken over TCP if nothing else is said; the port of the author's draft.
 DEFAULT_PORT = 8865
 
+#: Bytes of an unfinished packet that a stranger may hold in any case, and that all strangers of a port may hold together
+#: (X3): a session that comes with a new connection may begin with a large packet, which is whole in a moment.
+STRANGER_BYTES, STRANGERS_BYTES = 2048, 1024 * 1024
+
 #: One packet of less than this many bytes is joined with its length, which costs less than two pieces do.
 _SMALL = 4096
 
@@ -152,6 +156,7 @@ class ServerStreamCarrier(StreamCarrier):
         """From here on the connection is one of ours."""
         if self._guard.verified or self._guard.refusal is not None or self.transport is None:
             return
+        self._factory.unfinished.forget(self)
         if self._guard.prove():
             super()._made()
         else:
@@ -163,13 +168,18 @@ class ServerStreamCarrier(StreamCarrier):
             self.abort()
         elif self.transport is not None:
             self._guard.refuse()
+            self._reader = PacketReader()  # nothing of what it sent is kept
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes of the stream."""
         if self._guard.refusal is not None:
+            self._factory.unfinished.forget(self)  # it may have been refused by its time
             self._guard.refusal.data_received(len(data))
-        else:
-            super().dataReceived(data)
+            return
+        super().dataReceived(data)
+        if not self._guard.verified:
+            refused = self._guard.refusal is not None
+            self._factory.unfinished.note(self, 0 if refused else self._reader.held)
 
     def readConnectionLost(self) -> None:
         """The client's FIN; a stranger's changes nothing that can be seen."""
@@ -181,7 +191,32 @@ class ServerStreamCarrier(StreamCarrier):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The stream is gone."""
         self._guard.lost()
+        self._factory.unfinished.forget(self)
         super().connectionLost(reason)
+
+
+class _Unfinished:
+    """What strangers hold of packets that have not come whole; beyond the bound, the first that began is turned away."""
+
+    def __init__(self) -> None:
+        self._held: dict[ServerStreamCarrier, int] = {}
+        self.size = 0
+
+    def note(self, carrier: ServerStreamCarrier, held: int) -> None:
+        """So much is held for ``carrier`` now."""
+        if held <= STRANGER_BYTES:
+            self.forget(carrier)
+            return
+        self.size += held - self._held.get(carrier, 0)
+        self._held[carrier] = held
+        while self.size > STRANGERS_BYTES:
+            oldest = next(iter(self._held))
+            self.forget(oldest)
+            oldest.refuse()
+
+    def forget(self, carrier: ServerStreamCarrier) -> None:
+        """Nothing worth counting is held for ``carrier``."""
+        self.size -= self._held.pop(carrier, 0)
 
 
 class StreamServerFactory(GuardedFactory[ServerStreamCarrier]):
@@ -193,6 +228,7 @@ class StreamServerFactory(GuardedFactory[ServerStreamCarrier]):
         super().__init__(context.reactor, context.limits, context.refusal_time, context.counters)
         self.name = name
         self.accept = accept
+        self.unfinished = _Unfinished()
 
     def make(self, host: str) -> ServerStreamCarrier:
         """A carrier for a connection from ``host``."""

@@ -62,6 +62,14 @@ class PacketReader:
         """Whether a packet, or its length, has come in part."""
         return bool(self._missing or self._head)
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory that the unfinished packet keeps."""
+        # A view keeps all of the read that it is a view of.
+        return len(self._head) + sum(
+            memoryview(part.obj).nbytes if isinstance(part, memoryview) else len(part) for part in self._parts
+        )
+
     def feed(self, data: bytes) -> list[bytes]:
         """The packets that are complete now.
 

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from mikanet.carriers.base import BaseCarrier
-from mikanet.carriers.tcp import StreamCarrier, StreamServerFactory
+from mikanet.carriers.tcp import STRANGERS_BYTES, StreamCarrier, StreamServerFactory
 from mikanet.carriers.urls import client_carrier, server_carrier
 from mikanet.errors import ConfigError
 from mikanet.interfaces import ICarrier, IClientCarrier, IServerCarrier
@@ -167,6 +167,27 @@ class ServerTests(SynchronousTestCase):
         carrier.proven()
         transport.receive_fin()
         self.assertTrue(transport.closed)
+
+    def test_unfinished_packets_are_bounded(self) -> None:
+        """Strangers that begin large packets hold a mebibyte together, not each 64 KiB: the first that began is turned
+        away. One that is proven is not counted (X3)."""
+        begun = (65_000).to_bytes(4, "little") + bytes(60_000)
+        carriers = []
+        for index in range(60):
+            carrier, transport = self.connect(f"192.0.{index}.1")
+            transport.receive(begun)
+            carriers.append(carrier)
+            self.assertLessEqual(self.factory.unfinished.size, STRANGERS_BYTES)
+            self.assertLessEqual(sum(each._reader.held for each in carriers), STRANGERS_BYTES)
+        turned_away = [each._guard.refusal is not None for each in carriers]
+        self.assertEqual(turned_away, sorted(turned_away, reverse=True))
+        self.assertEqual(turned_away.count(False), STRANGERS_BYTES // 60_004)
+        before = self.factory.unfinished.size
+        carriers[-1].proven()
+        self.assertLess(self.factory.unfinished.size, before)
+        for carrier in carriers:
+            carrier.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual(self.factory.unfinished.size, 0)
 
     def test_caps(self) -> None:
         """More proven connections than permitted are reset."""
