@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet import error
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.protocol import Factory
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -118,6 +119,24 @@ class TunnelTests(SynchronousTestCase):
         world.settle(70.0, step=1.0)
         self.assertIsNotNone(app.reason)
         self.assertEqual(world.tunnel.sessions, [])
+
+    def test_losses_are_in_the_log(self) -> None:
+        """One line for a lost connection, one for a session that is given up, however many attempts are between."""
+        lines: list[str] = []
+
+        def observe(event: LogEvent) -> None:
+            lines.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        world = World()
+        world.open()
+        world.settle()
+        world.reachable = False
+        world.wires[0].cut()
+        world.settle(70.0, step=1.0)
+        self.assertEqual(len([line for line in lines if "was lost; coming back" in line]), 1)
+        self.assertEqual(len([line for line in lines if "is given up" in line]), 1)
 
     def test_attempts_back_off(self) -> None:
         """The first attempt to come back is at once, then after 1, 2, 4 ... seconds."""
