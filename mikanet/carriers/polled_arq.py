@@ -238,12 +238,14 @@ class Receiver:
     """Puts segments in order and packets together.
 
     :ivar sack: bit n from the lowest: segment ``ack + 1 + n`` is here. :ivar twice: one came again since this was reset.
+    :ivar most_held: bytes that are kept behind gaps; more are dropped, to be sent again.
     """
 
     def __init__(self) -> None:
         self._next = 0
         self._held: dict[int, bytes] = {}
         self._held_bytes = 0
+        self.most_held = MAX_HELD_BYTES
         self._stream = bytearray()
         self.sack = 0
         self.twice = False
@@ -260,7 +262,7 @@ class Receiver:
             sequence = self._next + distance
             if distance >= MAX_SEGMENTS or sequence in self._held:
                 self.twice = True
-            elif self._held_bytes + len(data) <= MAX_HELD_BYTES:
+            elif self._held_bytes + len(data) <= self.most_held:
                 self._held[sequence] = data
                 self._held_bytes += len(data)
                 self.sack |= 1 << (distance - 1)

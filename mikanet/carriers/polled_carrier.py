@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from mikanet.carriers import polled_wire as wire
 from mikanet.carriers.base import BaseCarrier
+from mikanet.carriers.polled_arq import MAX_HELD_BYTES
 from mikanet.carriers.polled_client import PolledClient
 from mikanet.carriers.polled_server import SILENCE, PolledLink, PolledServer
 from mikanet.carriers.strangers import Strangers
@@ -28,6 +29,8 @@ CLOSE_TIME = 3.0
 MAX_PACKET = 4608
 #: How often a link's end is told, since nobody confirms it.
 _FAREWELLS = 3
+#: Bytes behind missing segments that are kept for a stranger: logins are small.
+_STRANGERS_HELD = 1 << 16
 
 
 def random_bits(count: int) -> int:
@@ -217,6 +220,7 @@ class PolledServerCarrier(_PolledCarrier):
         self._hub = hub
         self.is_proven = False
         self._refused = False
+        link.hold_at_most(_STRANGERS_HELD)
         self._stranger_until = clock.seconds() + hub.refusal_time
 
     @property
@@ -241,6 +245,7 @@ class PolledServerCarrier(_PolledCarrier):
         if not self.is_proven:
             self.is_proven = True
             self._hub.strangers.discard(self)
+            self.link.hold_at_most(MAX_HELD_BYTES)
 
     def refuse(self) -> None:
         """Answer as before, listen to nothing more, and be gone when a stranger's time is over."""

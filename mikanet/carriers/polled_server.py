@@ -72,6 +72,10 @@ class PolledLink:
 
     # -- the upper side
 
+    def hold_at_most(self, size: int) -> None:
+        """Keep no more bytes behind segments that are missing."""
+        self._receiver.most_held = size
+
     def push(self, packets: Iterable[bytes]) -> None:
         """Packets to send."""
         self._sender.push(packets)

@@ -84,6 +84,7 @@ class BulkServer(Bulk):
             if len(packet) == 1:
                 self.carrier.send([packet])
             elif len(packet) == 16:
+                self.carrier.proven()
                 self.received = 0
                 self.wanted = int.from_bytes(packet[:8], "big") or -1
                 self.give(int.from_bytes(packet[8:], "big"))

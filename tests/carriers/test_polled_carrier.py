@@ -214,6 +214,17 @@ class CarrierTests(SynchronousTestCase):
         self.assertEqual(self.living()[-3:], [f"2001:db8::{number}" for number in (6, 7, 8)])
         self.assertIn("192.0.2.6", self.living())
 
+    def test_segments_of_strangers(self) -> None:
+        """Few are kept behind one that is missing; of a proven client, all."""
+        for proven, kept in ((False, 65), (True, 1023)):
+            self.begin("192.0.2.1")
+            carrier = self.accepted[-1]
+            if proven:
+                carrier.proven()
+            for number in range(1, 1024):
+                self.ask("192.0.2.1", wire.up(self.numbers.last, number, 0, 0, 8, False, number, bytes(1000)))
+            self.assertEqual(carrier.link._receiver.sack.bit_count(), kept)
+
     def begin(self, host: str) -> None:
         """A link of somebody else's, from this address."""
         self.ask(host, wire.hello(b"whatever"))
