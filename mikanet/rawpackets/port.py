@@ -352,7 +352,10 @@ class RawTcpPort:
             index, is_up = interface_state(name)
             if index != self._interface_index:
                 self._reopen()  # another one of the same name
-        except (OSError, ConfigError):
+        except ConfigError as problem:
+            self._say_once(str(problem))  # there, and not to be opened: somebody must do something
+            return True
+        except OSError:
             return True
         if not is_up:
             return True

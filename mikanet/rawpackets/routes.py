@@ -13,10 +13,11 @@ from mikanet.errors import ConfigError
 from mikanet.rawpackets.device import interface_mtu
 from mikanet.wire.ethernet import parse_mac
 
-#: Addresses of documentation (RFC 5737, RFC 3849): no packet is sent there; only the default route leads to them.
-_ANYWHERE: dict[int, IPv4Address | IPv6Address] = {
-    4: IPv4Address("192.0.2.1"),
-    6: IPv6Address("2001:db8::1"),
+#: Addresses of documentation (RFC 5737, 3849, 9637): no packet is sent there; only the default route leads to them. Two
+#: of each, should a link use one's network all the same.
+_ANYWHERE: dict[int, tuple[IPv4Address | IPv6Address, ...]] = {
+    4: (IPv4Address("192.0.2.1"), IPv4Address("203.0.113.1")),
+    6: (IPv6Address("2001:db8::1"), IPv6Address("3fff::1")),
 }
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 #: Seconds for a neighbour to answer.
@@ -24,6 +25,8 @@ NEIGHBOUR_TIME = 2.0
 #: States of a neighbour whose station is known (<linux/neighbour.h>): reachable, stale, delay, probe, noarp, permanent.
 _KNOWN = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
 _DISCARD_PORT = 9
+#: Interface, source and gateway.
+_Way = tuple[int, IPv4Address | IPv6Address, IPv4Address | IPv6Address | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,7 @@ def find_route(
 
     with IPRoute() as netlink:
         only = _interface_index(interface) if interface else 0
-        towards = destination or _ANYWHERE[family]
-        found = _ask(netlink, towards, only)
+        found = _default_way(netlink, family, only) if destination is None else _ask(netlink, destination, only)
         if found is None and destination is None and only:
             source = _first_address(netlink, only, family)
             if source is not None:
@@ -79,8 +81,8 @@ def _no_way(destination: IPv4Address | IPv6Address | None, interface: str, famil
     on = f" on {interface}" if interface else ""
     if destination is None:
         return (
-            f"there is no IPv{family} default route{on}: give network.interface, ipv{family}.addr and "
-            f"ipv{family}.router_mac (ip -{family} route shows the routes)"
+            f"there is no IPv{family} default route{on}: give network.interface, which is enough for a server on a link "
+            f"without a router, or ipv{family}.addr and ipv{family}.router_mac too (ip -{family} route shows the routes)"
         )
     return f"there is no way to {destination}{on} (ip route get {destination} says what the kernel thinks)"
 
@@ -92,9 +94,16 @@ def _interface_index(interface: str) -> int:
         raise ConfigError(f"there is no interface {interface}; ip link lists the interfaces") from None
 
 
-def _ask(
-    netlink: Any, towards: IPv4Address | IPv6Address, only: int
-) -> tuple[int, IPv4Address | IPv6Address, IPv4Address | IPv6Address | None] | None:
+def _default_way(netlink: Any, family: int, only: int) -> _Way | None:
+    """That of a default route with a router; a link without one has nothing that could be a default route."""
+    for towards in _ANYWHERE[family]:
+        found = _ask(netlink, towards, only)
+        if found is not None and found[2] is not None:
+            return found
+    return None
+
+
+def _ask(netlink: Any, towards: IPv4Address | IPv6Address, only: int) -> _Way | None:
     """Interface, source and gateway that the kernel would use."""
     wanted: dict[str, Any] = {"dst": str(towards), "family": _FAMILY[towards.version]}
     if only:
@@ -112,8 +121,6 @@ def _ask(
     index = answer.get_attr("RTA_OIF")
     if source is None or index is None:
         return None
-    if gateway is None and towards in _ANYWHERE.values():
-        return None  # a link without a router: nothing that could be a default route
     return int(index), ip_address(source), None if gateway is None else ip_address(gateway)
 
 

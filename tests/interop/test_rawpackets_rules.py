@@ -421,6 +421,16 @@ class RouteTests(NamespaceTestCase):
                 expected = self.pair.second.address if version == 4 else self.pair.second.address6
                 self.assertEqual(str(found.gateway), expected)
 
+    def test_link_of_a_documentation_network(self) -> None:
+        """A link may use the networks of examples: its default route is found, and neighbours on it are."""
+        self.space.run(["ip", "addr", "add", "192.0.2.9/24", "dev", self.space.interface])
+        self.pair.second.run(["ip", "addr", "add", "192.0.2.1/24", "dev", self.pair.second.interface])
+        self.space.run(["ip", "route", "add", "default", "via", "192.0.2.1"])
+        for destination, gateway in ((None, "192.0.2.1"), (IPv4Address("192.0.2.1"), None)):
+            found = find_route(destination)
+            self.assertEqual((str(found.source), found.router_mac), ("192.0.2.9", parse_mac(self.pair.second.mac)))
+            self.assertEqual(found.gateway, gateway and ip_address(gateway))
+
     def test_no_router(self) -> None:
         """A server without a default route: its interface's address, and no router. Without an interface: one line."""
         found = find_route(None, self.space.interface)

@@ -276,6 +276,27 @@ class RawTcpPortTests(SynchronousTestCase):
         self.port.send_packets(PEER, [b"x"])
         self.assertEqual(len(self.device.sent), 1)
 
+    def test_interface_that_cannot_be_opened_again(self) -> None:
+        """Why is said, once, and it is tried again."""
+        said: list[str] = []
+        self.patch(module._log, "warn", lambda _, text="", **more: said.append(text))
+
+        def refuse(interface: str, program: object, sockbuf: int) -> Device:
+            raise ConfigError("no right any more")
+
+        self.port.connectionLost(Failure(ConnectionLost()))
+        self.patch(module, "PacketSocket", refuse)
+        self.state = (5, True)
+        for _ in range(3):
+            self.reactor.advance(1)
+        self.assertEqual([text for text in said if text], ["no right any more"])
+        self.device = Device()
+        self.device.index = 5
+        self.patch(module, "PacketSocket", lambda interface, program, sockbuf: self.device)
+        self.reactor.advance(1)
+        self.port.send_packets(PEER, [b"x"])
+        self.assertEqual(len(self.device.sent), 1)
+
     def test_drops_of_the_kernel(self) -> None:
         """They are counted while it runs."""
         self.device.drops = 3
