@@ -147,13 +147,24 @@ def find_rules() -> Rules:
 
     :raises FirewallError: if it has neither.
     """
+    return all_rules()[0]
+
+
+def all_rules() -> list[Rules]:
+    """Every way of setting rules that this machine has, the better one first.
+
+    :raises FirewallError: if there is none.
+    """
+    found: list[Rules] = []
     nft = _program("nft")
     if nft:
-        return NftRules(nft)
-    found = [path for path in map(_program, ("iptables", "ip6tables")) if path]
-    if found:
-        return IptablesRules(found)
-    raise FirewallError("neither nft nor iptables is here: install nftables")
+        found.append(NftRules(nft))
+    programs = [path for path in map(_program, ("iptables", "ip6tables")) if path]
+    if programs:
+        found.append(IptablesRules(programs))
+    if not found:
+        raise FirewallError("neither nft nor iptables is here: install nftables")
+    return found
 
 
 def _program(name: str) -> str | None:
@@ -217,7 +228,11 @@ def clear_stale(rules: Rules) -> set[int]:
 
 
 def _remove(rules: Rules, port: int) -> None:
-    subprocess.run(["sh", "-c", rules.removal(port)], capture_output=True, timeout=_COMMAND_TIME, check=False)
+    command = ["sh", "-c", rules.removal(port)]
+    try:
+        subprocess.run(command, capture_output=True, timeout=_COMMAND_TIME, check=False)
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise FirewallError(f"cannot remove the rules of port {port}: {problem}") from None
 
 
 class Firewall:

@@ -27,7 +27,7 @@ from mikanet.kcp.ports import IPacketPort
 from mikanet.rawpackets import frames as framing
 from mikanet.rawpackets.bpf import tcp_to_port
 from mikanet.rawpackets.device import AWAY, FrameDevice, PacketSocket, interface_state
-from mikanet.rawpackets.firewall import Firewall, FirewallError, find_rules
+from mikanet.rawpackets.firewall import Firewall, FirewallError, all_rules
 from mikanet.rawpackets.frames import FlagCycle, FrameMaker, FramePath, open_frame
 from mikanet.rawpackets.hold import hold_port
 from mikanet.rawpackets.selftest import kernel_answers
@@ -127,15 +127,22 @@ class RawTcpPort:
         self._paths.clear()  # the station may be another one
 
     def _install_rules(self) -> None:
+        problems = []
         try:
-            firewall = Firewall(self.port, find_rules())
-            firewall.install()
+            for rules in all_rules():
+                firewall = Firewall(self.port, rules)
+                try:
+                    firewall.install()
+                except FirewallError as problem:
+                    problems.append(str(problem))
+                else:
+                    self._stack.callback(firewall.remove)
+                    return
         except FirewallError as problem:
-            # The held port may keep the kernel silent all the same; the test that follows will tell.
-            _log.warn("no firewall rules: {problem}", problem=str(problem))
-            self.counters.add("rawpackets.firewall.failed")
-        else:
-            self._stack.callback(firewall.remove)
+            problems.append(str(problem))
+        # The held port may keep the kernel silent all the same; the test that follows will tell.
+        _log.warn("no firewall rules: {problem}", problem="; ".join(problems))
+        self.counters.add("rawpackets.firewall.failed")
 
     def _self_test(self) -> None:
         for path in (self._settings.ipv4, self._settings.ipv6):

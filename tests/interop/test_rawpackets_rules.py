@@ -354,6 +354,21 @@ class StartTests(NamespaceTestCase):
         self.assertEqual(rules.ports(), set())
         self.assertEqual(self.answers(), [True, True])
 
+    def test_nft_that_fails(self) -> None:
+        """The next way is taken, and nothing is counted as failed; where all fail that is counted."""
+        self.patch(module, "LINGER", 0)
+        iptables = IptablesRules([require_program("iptables"), require_program("ip6tables")])
+        broken = BrokenRules(Path(self.mktemp()).resolve())
+        broken.folder.mkdir()
+        self.patch(port_module, "all_rules", lambda: [broken, iptables])
+        port = self.start(firewall=True)
+        self.assertEqual((iptables.ports(), broken.ports()), ({PORT}, set()))
+        self.assertEqual(port.counters["rawpackets.firewall.failed"], 0)
+        port.stopListening()
+        self.patch(port_module, "all_rules", lambda: [broken])
+        port = self.start(firewall=True)
+        self.assertEqual(port.counters["rawpackets.firewall.failed"], 1)
+
     def test_silent_after_the_end(self) -> None:
         """A peer that knows of no end gets no RST for a while; a new start on the port takes over at once."""
         rules = NftRules(require_program("nft"))

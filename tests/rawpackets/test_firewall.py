@@ -43,6 +43,14 @@ class TextTests(SynchronousTestCase):
             find_rules()
         self.assertIn("install nftables", str(caught.exception))
 
+    def test_removal_that_hangs(self) -> None:
+        """Is a FirewallError too."""
+        self.patch(module, "_COMMAND_TIME", 0.05)
+        rules = NftRules("nft")
+        rules.removal = lambda port: "sleep 5"  # type: ignore[method-assign]
+        with self.assertRaises(FirewallError):
+            module._remove(rules, 443)
+
     def test_program_that_fails(self) -> None:
         """What it said, in one line."""
         with self.assertRaises(FirewallError) as caught:
