@@ -36,7 +36,12 @@ class Options(ServerOptions, PickaxeOptions):
         ["users", None, None, "file of users, as mikanet passwd prints them (required)"],
         ["listen-address", None, "127.0.0.1", "where ports that clients ask for are opened"],
         ["decoy", None, None, "folder that the web site of an http:// carrier serves to everybody"],
-        ["throttle", None, "network", "what may log in once in three seconds: a user from one network, or a name"],
+        [
+            "throttle",
+            None,
+            "network",
+            "whose logins are limited: a user's from one network, or a user's from everywhere",
+        ],
         ["login-response", None, "full", "form of the login response: full, or table as the document's table has it"],
     ]
 

@@ -48,7 +48,12 @@ class ParseTests(SynchronousTestCase):
         """Of a carrier whose path is a secret no more than scheme, host and port; of others all."""
         self.assertEqual(shown("ws://example.com:8080/t-secret?key-file=k"), "ws://example.com:8080")
         self.assertEqual(shown("https://[2001:db8::1]/t-secret"), "https://[2001:db8::1]")
-        for name in ("tcp://example.com:8865", "connect://proxy:3128/example.com:443", "dns://192.0.2.1/t.example", "only"):
+        for name in (
+            "tcp://example.com:8865",
+            "connect://proxy:3128/example.com:443",
+            "dns://192.0.2.1/t.example",
+            "only",
+        ):
             self.assertEqual(shown(name), name)
 
     def test_unknown_options(self) -> None:
