@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet import udp
+from twisted.internet import error, udp
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
@@ -89,7 +89,7 @@ class UdpTarget(DatagramProtocol):
         else:
             try:
                 self._port.write(data)
-            except OSError:
+            except (error.MessageLengthError, OSError):
                 pass  # too long for the path, or no buffer: lost
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:

@@ -69,7 +69,6 @@ TESTED_ELSEWHERE = {
     "mikanet/pickaxe/slots.py": "tests/pickaxe/test_client.py: what a client does with its carriers",
     "mikanet/service/doors.py": "tests/interop/test_mika.py: it puts a client together",
     "mikanet/smux/forward.py": "tests/interop/test_kcptun.py: what kcptun's peer does with streams",
-    "mikanet/udp_target.py": "tests/mika/test_protocol.py and tests/interop/test_mika.py: a real socket",
 }
 
 
