@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from mikanet.carriers.urls import CarrierContext, client_carrier, server_carrier
 from mikanet.counters import Counters
+from mikanet.guard.admission import AdmissionLimits
 from mikanet.interfaces import ICarrier
 
 PACKET = 4000
@@ -140,7 +141,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50)
     chosen = parser.parse_args()
     reactor: Any = _reactor
-    context = CarrierContext(reactor, Counters())
+    # Many carriers of one address come to life at once here, over slow paths: all are strangers for a while.
+    limits = AdmissionLimits(unverified_per_address=1000)
+    context = CarrierContext(reactor, Counters(), limits)
     if chosen.role == "server":
         server_carrier(chosen.url, context).listen(_serve).addErrback(lambda f: (print(f), reactor.stop()))
         reactor.run()
