@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mikanet.carriers import polled_wire as wire
 from mikanet.carriers.polled_arq import MAX_SEGMENTS, Receiver, Rtt, Sender
 from mikanet.carriers.polled_numbers import KEY_SIZE, SPAN, Numbers
-from mikanet.carriers.polled_pace import MAX_WINDOW, MIN_WINDOW, Pace
+from mikanet.carriers.polled_pace import MIN_WINDOW, Pace
 from mikanet.carriers.polled_server import PolledLink, PolledServer
 from mikanet.errors import RemoteProtocolError
 from tests.carriers.polled_path import CountedNumbers, Path
@@ -102,13 +102,17 @@ class PathTests(SynchronousTestCase):
         self.assertLess(took, 0.11)
 
     def test_shared_path_is_left_room(self) -> None:
-        """On a path of 200 questions per second with a queue, the window settles near what the path holds."""
-        path = Path(delay=0.05)
-        pace = path.client.pace
-        path.link.push(packets(3000))
-        path.run(2)
-        self.assertLessEqual(pace.window, MAX_WINDOW)
-        self.assertGreaterEqual(pace.window, MIN_WINDOW)
+        """The window opens wide where everything passes, and stays small where 200 questions per second do."""
+        wide, narrow = Path(delay=0.05), Path(delay=0.05, limit=200)
+        for path in (wide, narrow):
+            path.link.push(packets(3000))
+        wide.run(2)
+        self.assertGreater(wide.client.pace.window, 300)
+        for second in range(1, 11):
+            narrow.run(second)
+            self.assertLess(narrow.client.pace.window, 100, second)
+        self.assertLess(narrow.questions, 10 * 200)
+        self.assertGreater(len(narrow.at_client), 500)
 
     @settings(deadline=None, max_examples=25)
     @given(
