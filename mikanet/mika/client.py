@@ -7,15 +7,12 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
 
 from twisted.internet import error
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import (
-    IConsumer,
     IProtocol,
     IProtocolFactory,
-    IPushProducer,
     IReactorTime,
     IStreamClientEndpoint,
 )
@@ -28,9 +25,9 @@ from mikanet.address import Address
 from mikanet.counters import Counters
 from mikanet.errors import DestinationError, Reason
 from mikanet.filters.base import Filter, FilterClientEndpoint
-from mikanet.filters.base import Kind as SideKind
+from mikanet.filters.dropping import DroppingFilter
 from mikanet.guard.deadlines import Deadlines
-from mikanet.interfaces import IPacketTransport, ITunnel
+from mikanet.interfaces import ITunnel
 from mikanet.mika.session import ClientSession, Keys, Profile
 from mikanet.mika.wire import IV_SIZE, MAX_DATAGRAM, Header, Kind
 from mikanet.wire.socks import encode_address
@@ -170,26 +167,12 @@ class MikaClientFilter(_MikaClient):
             prompt.end_writing(self.transport)
 
 
-@implementer(IPacketTransport, IPushProducer)
-class MikaDatagramFilter(_MikaClient):
-    """Datagrams through Mika. Lower side: byte stream. Upper side: packets, reliable and in order once accepted.
+class MikaDatagramFilter(DroppingFilter, _MikaClient):
+    """Datagrams through Mika. Lower side: byte stream. Upper side: packets, reliable and in order once accepted."""
 
-    A datagram that comes while the link is full is dropped, as a network does.
-    """
-
-    upper_kind = SideKind.PACKETS
     max_packet_size = MAX_DATAGRAM
 
     __slots__ = ("_full",)
-
-    def __init__(self, upper: IProtocol, session: ClientSession, health: ServerHealth) -> None:
-        super().__init__(upper, session, health)
-        self._full = _FullFlag()
-
-    def connectionMade(self) -> None:
-        """Watch the link's buffer, then begin."""
-        cast(IConsumer, self.transport).registerProducer(self._full, True)
-        super().connectionMade()
 
     def write(self, data: bytes) -> None:
         """One datagram, up to 65507 bytes; empty ones do not exist here."""
@@ -202,37 +185,6 @@ class MikaDatagramFilter(_MikaClient):
             self._hear()
         for datagram in self._session.receive_datagrams(data):
             self.upper.dataReceived(datagram)
-
-    def loseConnection(self) -> None:
-        """End the flow."""
-        if self.transport is not None:
-            cast(IConsumer, self.transport).unregisterProducer()
-        super().loseConnection()
-
-    def registerProducer(self, producer: object, streaming: bool) -> None:
-        """Datagrams know no back-pressure: what does not fit is dropped."""
-
-    def unregisterProducer(self) -> None:
-        """As :meth:`registerProducer`."""
-
-
-@implementer(IPushProducer)
-class _FullFlag:
-    """A producer that only remembers whether it should pause."""
-
-    __slots__ = ("full",)
-
-    def __init__(self) -> None:
-        self.full = False
-
-    def pauseProducing(self) -> None:
-        self.full = True
-
-    def resumeProducing(self) -> None:
-        self.full = False
-
-    def stopProducing(self) -> None:
-        self.full = True
 
 
 class ServerHealth:

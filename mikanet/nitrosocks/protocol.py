@@ -14,9 +14,8 @@ from typing import Any, cast
 
 from OpenSSL import SSL
 from twisted.internet import error
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IProtocol
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -24,19 +23,18 @@ from zope.interface import implementer
 from mikanet.address import Address
 from mikanet.counters import Counters
 from mikanet.egress import Egress
-from mikanet.errors import Reason, RemoteProtocolError, reason_of
+from mikanet.errors import Reason, RemoteProtocolError
 from mikanet.guard.admission import AdmissionLimits
 from mikanet.guard.deadlines import Deadlines
 from mikanet.guard.server import Guard, GuardedFactory
-from mikanet.nitrosocks.frames import DatagramReader, encode_datagram
 from mikanet.nitrosocks.link import Event, KeysChanged, Released, SessionKeys, SessionOpened, Token
 from mikanet.nitrosocks.link_protocol import BINDING_LABEL, BINDING_SIZE, LinkProtocol
 from mikanet.nitrosocks.mux import FloodError, Mux, MuxStream
 from mikanet.nitrosocks.realm import Realm
 from mikanet.nitrosocks.server_link import ServerLink, ServerLinkConfig
+from mikanet.nitrosocks.server_streams import DatagramEnd, StreamEnd
 from mikanet.nitrosocks.wire import EncryptType
-from mikanet.relay import MemoryBudget, RelayEnd, join
-from mikanet.udp_target import UdpTarget
+from mikanet.relay import MemoryBudget
 
 #: How long, in seconds, a session waits for its client to come back, and how many may wait (N8).
 PARK_TIME = 60.0
@@ -150,116 +148,11 @@ class ServerSession:
             self.mux.reply(stream, Reason.LIMIT)
         elif datagrams:
             factory.count("accepted.udp")
-            stream.connect(_DatagramEnd(factory, destination))
+            stream.connect(DatagramEnd(factory.reactor, config.egress, destination))
             self.mux.reply(stream, None)
         else:
             factory.count("accepted.tcp")
-            stream.connect(_StreamEnd(self, stream, destination))
-
-
-class _StreamEnd(RelayEnd):
-    """The tunnel's end of a relay at the server: dials, tells the client how that went, and relays."""
-
-    def __init__(self, session: ServerSession, stream: MuxStream, destination: Address) -> None:
-        self._session = session
-        self._stream = stream
-        self._destination = destination
-        self._dialling: Deferred[IProtocol] | None = None
-        self.budget = session._factory.config.budget
-
-    def connectionMade(self) -> None:
-        """Dial."""
-        self._dialling = self._session._factory.config.egress.connect(self._destination, _TARGETS)
-        self._dialling.addCallbacks(self._dialled, self._failed)
-
-    def _dialled(self, target: IProtocol) -> None:
-        self._dialling = None
-        end = cast(RelayEnd, target)
-        if self._lost:
-            end.abort()
-            return
-        end.budget = self.budget
-        self._session.mux.reply(self._stream, None)
-        join(self, end)
-
-    def _failed(self, failure: Failure) -> None:
-        self._dialling = None
-        if self._lost:
-            return
-        reason = reason_of(failure.value)
-        self._session._factory.count(f"target.{reason.name.lower()}")
-        self._session.mux.reply(self._stream, reason)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The stream is over."""
-        super().connectionLost(reason)
-        if self._dialling is not None:
-            self._dialling.cancel()
-
-
-class _TargetEnd(RelayEnd):
-    """The target's end of a relay."""
-
-    def connectionMade(self) -> None:
-        assert self.transport is not None
-        self.transport.setTcpNoDelay(True)
-        self.transport.setTcpKeepAlive(True)
-
-
-class _TargetFactory(Factory):
-    """Ends for targets."""
-
-    noisy = False
-
-    def buildProtocol(self, addr: IAddress | None) -> RelayEnd:
-        return _TargetEnd()
-
-
-_TARGETS = _TargetFactory()
-
-
-class _DatagramEnd(RelayEnd):
-    """The tunnel's end of a flow of datagrams."""
-
-    def __init__(self, factory: NitroServerFactory, destination: Address) -> None:
-        self._reader = DatagramReader()
-        self._destination = destination
-        self._target = UdpTarget(factory.reactor, factory.config.egress, self._deliver, self.abort)
-
-    def connectionMade(self) -> None:
-        """Open the target."""
-        assert self.transport is not None
-        self.transport.registerProducer(self._target, True)  # type: ignore[attr-defined]  # every stream is a consumer
-        self._target.open(self._destination)
-
-    def _deliver(self, datagram: bytes) -> None:
-        if self.transport is not None and not self._lost:
-            self.transport.write(encode_datagram(datagram))
-
-    def dataReceived(self, data: bytes) -> None:
-        """Datagrams from the client."""
-        try:
-            datagrams = self._reader.feed(data)
-        except RemoteProtocolError:
-            self.abort()  # the session's other streams can go on
-            return
-        for datagram in datagrams:
-            try:
-                self._target.send(datagram)
-            except error.MessageLengthError:
-                pass  # too long for the path: lost, as in UDP
-
-    def readConnectionLost(self) -> None:
-        """The client ends the flow."""
-        self._target.close()
-        assert self.transport is not None
-        self.transport.unregisterProducer()  # type: ignore[attr-defined]  # as above
-        self.transport.loseConnection()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The flow is over."""
-        self._target.close()
-        super().connectionLost(reason)
+            stream.connect(StreamEnd(self.mux, stream, destination, config.egress, config.budget, factory.count))
 
 
 @implementer(IHalfCloseableProtocol)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 from twisted.internet import error
 from twisted.trial.unittest import SynchronousTestCase
@@ -498,7 +499,8 @@ class StreamTests(SynchronousTestCase):
         def too_long(data: bytes) -> None:
             raise error.MessageLengthError
 
-        streams[2].protocol._target.send = too_long  # type: ignore[union-attr]
+        target = streams[2].protocol._target  # type: ignore[union-attr]
+        target._port = SimpleNamespace(write=too_long, stopListening=lambda: None)
         for outcome in outcomes:
             outcome[0].transport.transport.write(b"\0\1x")
         world.settle()
