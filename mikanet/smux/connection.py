@@ -6,6 +6,7 @@ There is no half-close and no reset on this wire: one FIN ends both directions o
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import cast
 
@@ -30,8 +31,10 @@ from mikanet.smux.session import Session, SmuxSettings, StreamData, StreamEnded,
 
 #: Output of a stream at which its producer is paused, and at which it is resumed (X5).
 HIGH_WATER, LOW_WATER = 256 * 1024, 64 * 1024
-#: Bytes handed down at a time.
+#: Bytes handed down at a time, and handed up of what a paused stream received.
 _AT_ONCE = 65536
+#: Datagrams that a paused stream keeps; more are lost, as datagrams are.
+_MAX_DATAGRAMS = 1024
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
@@ -42,6 +45,7 @@ class SmuxStream:
     """
 
     __slots__ = (
+        "_boundaries",
         "_closing",
         "_connection",
         "_ended",
@@ -58,8 +62,9 @@ class SmuxStream:
         self.sid = sid
         self.protocol: IProtocol | None = None
         self._connection = connection
-        self._held: list[bytes] = []
+        self._held: deque[bytearray] = deque()
         self._paused = False
+        self._boundaries = False
         self._ended = False  # the peer's FIN is here
         self._closing = False
         self._producer: IPushProducer | None = None
@@ -103,6 +108,7 @@ class SmuxStream:
 
     def keep_boundaries(self) -> None:
         """From now on each write is one frame, which the peer gets as one ``dataReceived``."""
+        self._boundaries = True
         self._connection.session.keep_boundaries(self.sid)
 
     def keep_first_alone(self) -> None:
@@ -155,10 +161,18 @@ class SmuxStream:
 
     def data_received(self, data: bytes) -> None:
         """One frame's bytes."""
-        if self._paused or self._held:
-            self._held.append(data)
-        else:
+        held = self._held
+        if not self._paused and not held:
             self._pass_on(data)
+        elif self._boundaries:
+            if len(held) < _MAX_DATAGRAMS:
+                held.append(bytearray(data))
+            else:
+                self._connection.consumed(self, len(data))
+        elif held and len(held[-1]) < _AT_ONCE:
+            held[-1] += data  # a frame has eight bytes and more; what it costs to keep must not be a multiple of that
+        else:
+            held.append(bytearray(data))
 
     def ended(self) -> None:
         """The peer's FIN."""
@@ -187,7 +201,7 @@ class SmuxStream:
 
     def _deliver(self) -> None:
         while self._held and not self._paused:
-            self._pass_on(self._held.pop(0))
+            self._pass_on(bytes(self._held.popleft()))
         if self._ended and not self._held and not self._paused:
             self._connection.close(self, clean=True)
 

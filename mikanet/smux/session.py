@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 
 from mikanet.errors import ConfigError, LocalProtocolError
 from mikanet.smux.frame import HEADER, MAX_FRAME, UPDATE, Cmd, FrameError, FrameReader
+from mikanet.smux.windows import INITIAL_WINDOW, Window, WindowBank
 
-#: What a sender may have outstanding on a stream until the first UPD of its receiver.
-INITIAL_WINDOW = 262_144
 _MASK = 0xFFFFFFFF
 _HALF = 0x80000000
-#: Stream ids that were passed over by a higher SYN and may still come.
-_MAX_SKIPPED = 1024
+#: Runs of stream ids that were passed over by a higher SYN and may still come, and the ids in one run. A SYN is eight
+#: bytes, so what it costs to remember what it passed over must not depend on how far it went.
+_MAX_SKIPPED_RUNS, _MAX_SKIPPED = 64, 1024
+#: Version 2: how many receive buffers of bytes may be unread before the connection is not read at all. Windows keep a
+#: peer within one; only the 256 KiB that each new stream of a peer may send before it hears of us come on top.
+_OVERRUN = 4
 _LAST_ID = 0xFFFFFFFF
 
 
@@ -27,8 +30,9 @@ _LAST_ID = 0xFFFFFFFF
 class SmuxSettings:
     """What one end is set to; the version must agree with the peer's.
 
-    :ivar receive_buffer: unread bytes of all streams at which reading the connection stops.
-    :ivar stream_buffer: the window that is told to the peer for each stream (version 2).
+    :ivar receive_buffer: unread bytes of all streams at which reading the connection stops (version 1); the most that
+        the windows of all streams may add up to (version 2).
+    :ivar stream_buffer: the largest window that is told to the peer for a stream (version 2).
     :ivar max_streams: streams open at once (Q6).
     :ivar keepalive_interval: seconds between our NOPs.
     :ivar keepalive_timeout: seconds of silence after which, at the next tick, the peer counts as gone.
@@ -93,10 +97,17 @@ class _Stream:
     peer_consumed: int = 0
     peer_window: int = INITIAL_WINDOW
     # What the peer sent
-    unread: int = 0
-    consumed: int = 0
-    unreported: int = 0
-    reported: bool = False
+    window: Window = field(default_factory=Window)
+
+    @property
+    def unread(self) -> int:
+        """Bytes that were given out and not yet consumed."""
+        return self.window.received - self.window.consumed
+
+    @property
+    def idle(self) -> bool:
+        """Whether the peer has read all that was sent."""
+        return self.written == self.peer_consumed
 
     def room(self) -> int:
         """Bytes that the peer's window lets go."""
@@ -117,7 +128,9 @@ class Session:
         self._next_id = 3 if client else 2
         self._peer_parity = 0 if client else 1
         self._highest_peer_id = 0 if client else 1  # one step before the peer's first
-        self._skipped: set[int] = set()
+        self._skipped: deque[range] = deque(maxlen=_MAX_SKIPPED_RUNS)
+        self._windows = WindowBank(settings.receive_buffer, settings.stream_buffer, settings.max_streams)
+        self._closing = 0  # streams that only wait for their FIN to be sent
         self._urgent: list[bytes] = []
         self._turns: deque[_Stream] = deque()
         self._heard = False
@@ -131,13 +144,25 @@ class Session:
 
         :raises LocalProtocolError: when there are too many streams, or no ids are left.
         """
-        if len(self._streams) >= self.settings.max_streams or self._next_id > _LAST_ID:
+        if self.full or self._next_id > _LAST_ID:
             raise LocalProtocolError("no more smux streams in this session")
         sid = self._next_id
         self._next_id += 2
-        self._streams[sid] = _Stream(sid)
         self._urgent.append(self._frame(Cmd.SYN, sid))
+        self._begin(sid)
         return sid
+
+    @property
+    def full(self) -> bool:
+        """Whether as many streams are open as may be. Those that have ended count no more, up to as many again."""
+        most = self.settings.max_streams
+        return len(self._streams) - self._closing >= most or len(self._streams) >= 2 * most
+
+    def _begin(self, sid: int) -> None:
+        stream = self._streams[sid] = _Stream(sid)
+        window = self._windows.open(stream.window)
+        if window is not None and self.settings.version == 2:
+            self._urgent.append(self._frame(Cmd.UPD, sid, UPDATE.pack(0, window)))
 
     def keep_boundaries(self, sid: int) -> None:
         """From now on each write to this stream is one frame, never cut or joined."""
@@ -176,16 +201,9 @@ class Session:
         if stream is None or stream.closing:
             return  # a close has given back what was unread
         self.unread -= count
-        stream.unread -= count
-        stream.consumed = (stream.consumed + count) & _MASK
-        stream.unreported += count
-        if self.settings.version == 1:
-            return
-        window = self.settings.stream_buffer
-        if not stream.reported or stream.unreported >= window // 2:
-            stream.reported = True
-            stream.unreported = 0
-            self._urgent.append(self._frame(Cmd.UPD, sid, UPDATE.pack(stream.consumed, window)))
+        window = self._windows.consumed(stream.window, count)
+        if window is not None and self.settings.version == 2:
+            self._urgent.append(self._frame(Cmd.UPD, sid, UPDATE.pack(stream.window.consumed & _MASK, window)))
 
     def close(self, sid: int) -> None:
         """End a stream after what is queued has been sent. What still comes for it is thrown away."""
@@ -193,8 +211,9 @@ class Session:
         if stream is None or stream.closing:
             return
         stream.closing = True
+        self._closing += 1
         self.unread -= stream.unread
-        stream.unread = 0
+        self._windows.close(stream.window)
         self._await_turn(stream)
 
     def abort(self, sid: int) -> None:
@@ -219,8 +238,9 @@ class Session:
 
     @property
     def congested(self) -> bool:
-        """Whether the owner should stop reading the connection."""
-        return self.unread >= self.settings.receive_buffer
+        """Whether the owner should stop reading the connection: with version 2 only what windows cannot prevent."""
+        most = self.settings.receive_buffer
+        return self.unread >= (most if self.settings.version == 1 else _OVERRUN * most)
 
     # -- bytes in
 
@@ -246,9 +266,10 @@ class Session:
         stream = self._streams.get(sid)
         if stream is None or stream.closing or not body:
             return
-        stream.unread += len(body)
+        window = stream.window
+        window.received += len(body)
         self.unread += len(body)
-        if self.settings.version == 2 and stream.unread > max(self.settings.stream_buffer, INITIAL_WINDOW):
+        if self.settings.version == 2 and window.received > window.limit:
             raise FrameError("the peer does not keep to the window of a stream")
         events.append(StreamData(sid, body))
 
@@ -257,25 +278,32 @@ class Session:
             raise FrameError("the peer opened a stream with an id of ours")
         if sid in self._streams or not self._is_fresh(sid):
             return
-        if len(self._streams) >= self.settings.max_streams:
+        if self.full:
             self.refused += 1
             self._urgent.append(self._frame(Cmd.FIN, sid))
             return
-        self._streams[sid] = _Stream(sid)
+        self._begin(sid)
         events.append(StreamOpened(sid))
 
     def _is_fresh(self, sid: int) -> bool:
         """Whether an id was never used. SYNs of streams opened at the same time may change places."""
         highest = self._highest_peer_id
         if sid > highest:
-            self._skipped.update(range(max(highest + 2, sid - 2 * _MAX_SKIPPED), sid, 2))
-            if len(self._skipped) > 2 * _MAX_SKIPPED:
-                self._skipped = set(sorted(self._skipped)[-_MAX_SKIPPED:])
+            passed = range(max(highest + 2, sid - 2 * _MAX_SKIPPED), sid, 2)
+            if passed:
+                self._skipped.append(passed)
             self._highest_peer_id = sid
             return True
-        if sid in self._skipped:
-            self._skipped.remove(sid)
-            return True
+        for at, run in enumerate(self._skipped):
+            if sid in run:
+                del self._skipped[at]
+                # The pieces keep their place; at the bound the older one is forgotten.
+                rest = [piece for piece in (range(run.start, sid, 2), range(sid + 2, run.stop, 2)) if piece]
+                if len(rest) == 2 and len(self._skipped) > _MAX_SKIPPED_RUNS - 2:
+                    rest = rest[1:]
+                for piece in reversed(rest):
+                    self._skipped.insert(at, piece)
+                return True
         return False
 
     def _fin_received(self, sid: int, events: list[Event]) -> None:
@@ -288,6 +316,7 @@ class Session:
         if stream.closing:
             self._await_turn(stream)
         else:
+            self._windows.ended(stream.window)
             events.append(StreamEnded(sid))
 
     def _update_received(self, sid: int, consumed: int, window: int) -> None:
@@ -319,6 +348,7 @@ class Session:
             elif stream.closing and not stream.output:
                 pieces.append(self._frame(Cmd.FIN, stream.sid))
                 del self._streams[stream.sid]
+                self._closing -= 1
                 continue
             else:
                 continue  # its window is used up: the next UPD gives it a turn
@@ -333,7 +363,9 @@ class Session:
         most = self.settings.max_frame
         if self.settings.version == 2:
             room = stream.room()
-            if room <= 0 or (stream.datagrams and room < len(output[0])):
+            while stream.datagrams and output and room < len(output[0]) and stream.idle:
+                stream.queued -= len(output.popleft())  # larger than the whole window: it would wait for ever
+            if room <= 0 or not output or (stream.datagrams and room < len(output[0])):
                 return b""
             most = min(most, room)
         data = output.popleft()

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.errors import LocalProtocolError
 from mikanet.smux.connection import HIGH_WATER, SmuxConnection, SmuxStream
+from mikanet.smux.frame import HEADER, Cmd
 from mikanet.smux.session import SmuxSettings
 from tests.filters.contract import Upper
 from tests.kcp.test_filter import Producer
@@ -116,6 +117,61 @@ class SmuxStreamTests(SynchronousTestCase):
         served.transport.resumeProducing()  # type: ignore[union-attr]
         joined.pump()
         self.assertEqual(sum(map(len, served.received)), 1 << 20)
+
+    def test_small_frames_are_joined(self) -> None:
+        """What a paused stream gets in frames of one byte is kept, and handed up, in large pieces, in order."""
+        for version in (1, 2):
+            joined = Joined(version=version)
+            _, stream, served = joined.open()
+            served.transport.pauseProducing()  # type: ignore[union-attr]
+            frames = b"".join(HEADER.pack(version, Cmd.PSH, 1, stream.sid) + bytes((n % 251,)) for n in range(200_000))
+            joined.server.dataReceived(frames)
+            kept = joined.server.streams[stream.sid]
+            self.assertEqual((len(kept._held), served.received), (4, []))
+            served.transport.resumeProducing()  # type: ignore[union-attr]
+            self.assertEqual(len(served.received), 4)
+            self.assertEqual(b"".join(served.received), bytes(n % 251 for n in range(200_000)))
+            self.assertEqual(joined.server.session.unread, 0)
+
+    def test_paused_datagrams_are_bounded(self) -> None:
+        """A paused stream that keeps boundaries keeps so many datagrams, whole; those that follow are lost."""
+        joined = Joined()
+        _, stream, served = joined.open()
+        kept: Any = served.transport
+        kept.keep_boundaries()
+        kept.pauseProducing()
+        joined.server.dataReceived(
+            b"".join(HEADER.pack(2, Cmd.PSH, 2, stream.sid) + n.to_bytes(2, "big") for n in range(3000))
+        )
+        self.assertEqual(joined.server.session.unread, 2048)
+        kept.resumeProducing()
+        self.assertEqual(served.received, [n.to_bytes(2, "big") for n in range(1024)])
+
+    def test_unread_downloads_stop_themselves(self) -> None:
+        """Downloads that nobody reads stop; others in the same session, later ones too, arrive whole (version 2)."""
+        for unread in (1, 3, 8, 30):
+            joined = Joined()
+            unread_streams = []
+            for _ in range(unread):
+                upper, stream, served = joined.open()
+                served.transport.write(bytes(1000))  # type: ignore[union-attr]
+                joined.pump()
+                stream.pauseProducing()
+                served.transport.write(bytes(3 << 20))  # type: ignore[union-attr]
+                joined.pump()
+                unread_streams.append((upper, stream))
+                windows = [each.window for each in joined.client.session._streams.values()]
+                self.assertLessEqual(sum(window.committed for window in windows), 4 << 20)
+            self.assertTrue(joined.wires[joined.client].reading)
+            for _ in range(2):
+                innocent, _, served = joined.open()
+                served.transport.write(bytes(1 << 20))  # type: ignore[union-attr]
+                joined.pump()
+                self.assertEqual(sum(map(len, innocent.received)), 1 << 20)
+            for _, stream in unread_streams:
+                stream.resumeProducing()
+            joined.pump()
+            self.assertEqual([sum(map(len, u.received)) for u, _ in unread_streams], [1000 + (3 << 20)] * unread)
 
     def test_version_1_stops_reading(self) -> None:
         """With version 1 the connection is not read while too much is unread, and again when it has been."""

@@ -68,8 +68,10 @@ class VectorTests(SynchronousTestCase):
     def converse(self, vector: dict[str, object]) -> None:
         """Do what the original's ends did, and compare what is sent after each step."""
         version = int(vector["version"])  # type: ignore[call-overload]
-        client = Session(SmuxSettings(version, max_frame=65535, stream_buffer=1000, receive_buffer=4000), client=True)
-        server = Session(SmuxSettings(version, max_frame=64, stream_buffer=1000, receive_buffer=4000), client=False)
+        client = Session(
+            SmuxSettings(version, max_frame=65535, stream_buffer=1000, receive_buffer=1 << 20), client=True
+        )
+        server = Session(SmuxSettings(version, max_frame=64, stream_buffer=1000, receive_buffer=1 << 20), client=False)
         pair = Pair(client, server, read=False)
         written: list[bytes] = [b""]
 
@@ -170,7 +172,7 @@ class ReaderTests(SynchronousTestCase):
                 session.data_received(data)
             except FrameError:
                 refused += 1
-            self.assertLessEqual(len(session._skipped), 2048)
+            self.assertLessEqual(len(session._skipped), 64)
         self.assertGreater(refused, 1000)
 
 
@@ -258,6 +260,45 @@ class SessionTests(SynchronousTestCase):
         session = Session(SmuxSettings(), client=False)
         for sid in (7, 3, 5):
             self.assertEqual(session.data_received(frame(2, Cmd.SYN, sid)), [StreamOpened(sid)])
+
+    def test_ids_passed_over_are_kept_as_runs(self) -> None:
+        """Ids that each SYN passes over cost the same however many they are; those that come later are still taken."""
+        session = Session(SmuxSettings(max_streams=4000), client=False)
+        for number in range(1, 2000):
+            session.data_received(frame(2, Cmd.SYN, 2048 * number + 1))
+            self.assertLessEqual(len(session._skipped), 64)
+        last = 2048 * 1999 + 1
+        taken = [sid for sid in range(last - 200, last, 2) if session.data_received(frame(2, Cmd.SYN, sid))]
+        self.assertEqual(taken, list(range(last - 200, last, 2)))
+        self.assertEqual(session.data_received(frame(2, Cmd.SYN, last - 100)), [])
+        self.assertEqual(session.data_received(frame(2, Cmd.SYN, 3)), [])
+
+    def test_ended_streams_do_not_count(self) -> None:
+        """A stream whose end only waits to be sent leaves its place to another, up to as many again."""
+        session = Session(SmuxSettings(max_streams=2), client=True)
+        first = [session.open() for _ in range(2)]
+        self.assertTrue(session.full)
+        for sid in first:
+            session.close(sid)
+        second = [session.open() for _ in range(2)]
+        for sid in second:
+            session.close(sid)
+        self.assertRaises(LocalProtocolError, session.open)
+        session.take_output(MOST)
+        self.assertFalse(session.full)
+        session.open()
+
+    def test_datagram_larger_than_the_window(self) -> None:
+        """A datagram that the peer's whole window cannot take is lost, and does not stop those behind it."""
+        session = Session(SmuxSettings(), client=True)
+        sid = session.open()
+        session.keep_boundaries(sid)
+        session.data_received(frame(2, Cmd.UPD, sid, UPDATE.pack(0, 1000)))
+        session.take_output(MOST)
+        session.send(sid, bytes(2000))
+        session.send(sid, b"small")
+        self.assertEqual(session.take_output(MOST), frame(2, Cmd.PSH, sid, b"small"))
+        self.assertEqual(session.queued(sid), 0)
 
     def test_most_streams(self) -> None:
         """Above the limit the peer's streams are ended at once, and ours refused."""
