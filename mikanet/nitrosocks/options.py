@@ -15,7 +15,7 @@ from mikanet.nitrosocks.keys import decrypt_challenge, encrypt_challenge, frame_
 from mikanet.nitrosocks.link import Token
 from mikanet.nitrosocks.protocol import RealmConfig
 from mikanet.nitrosocks.realm import MAX_TOKENS, Realm
-from mikanet.nitrosocks.tls_options import ClientTls, certificates
+from mikanet.nitrosocks.tls_options import ClientTls, certificates, tls_name
 from mikanet.nitrosocks.wire import EncryptType
 from mikanet.service.secret_files import is_weak, read_private_file, read_secret
 
@@ -80,9 +80,9 @@ def parse_realm(text: str) -> tuple[str, str, str]:
     if not (equals and comma and name and public_key and tokens):
         raise ConfigError(f"--realm {text!r} is not NAME=PUBLIC-KEY,TOKENS")
     try:
-        return name.lower().encode("idna").decode(), public_key, tokens
-    except UnicodeError:
-        raise ConfigError(f"--realm {text!r}: {name!r} is no server name") from None
+        return tls_name(name.lower()), public_key, tokens
+    except ConfigError as problem:
+        raise ConfigError(f"--realm {text!r}: {problem}") from None
 
 
 def parse_cipher(name: str) -> EncryptType:

@@ -33,6 +33,7 @@ from mikanet.nitrosocks.mux import FloodError, Mux, MuxStream
 from mikanet.nitrosocks.realm import Realm
 from mikanet.nitrosocks.server_link import ServerLink, ServerLinkConfig
 from mikanet.nitrosocks.server_streams import DatagramEnd, StreamEnd
+from mikanet.nitrosocks.tls import TlsError
 from mikanet.nitrosocks.wire import EncryptType
 from mikanet.relay import MemoryBudget
 
@@ -313,6 +314,8 @@ class NitroServerProtocol(LinkProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
         super().connectionLost(reason)
+        if reason.check(TlsError) and not self._guard.verified and self._guard.refusal is None:
+            self.factory.count("refused.tls")
         self._guard.lost()
         if self._closing is not None:
             self.factory.closing.cancel(self._closing)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, Protocol, cast
 
 from OpenSSL import SSL
-from service_identity.exceptions import VerificationError
 from twisted.internet import error
 from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
@@ -21,6 +20,13 @@ from mikanet.filters.base import Filter
 #: Largest record's content, in bytes, and what one read may bring at most.
 _RECORD = 16384
 _RECORD_OVERHEAD = 64
+
+
+class TlsError(error.ConnectionLost):
+    """TLS failed; the text says how."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"TLS: {text}")
 
 
 class ISecured(Protocol):
@@ -39,7 +45,7 @@ class TlsSide(Protocol):
     def verify(self, connection: SSL.Connection) -> None:
         """The handshake is done: is it with whom it should be?
 
-        :raises VerificationError: (of service-identity) if not.
+        :raises TlsError: if not.
         """
 
 
@@ -84,8 +90,8 @@ class TlsFilter(Filter):
             return False
         try:
             self._side.verify(self.connection)
-        except VerificationError:
-            self._fail(Failure(error.ConnectionLost("TLS: the certificate is not for the server's name")))
+        except TlsError as problem:
+            self._fail(Failure(problem))
             return False
         self._flush()
         self._secured = True
@@ -175,4 +181,4 @@ def _explain(problem: SSL.Error) -> Exception:
     """An SSL error in words."""
     details: Any = problem.args[0] if problem.args else ()
     words = "; ".join(each[-1] for each in details if each) if isinstance(details, list) else str(problem)
-    return error.ConnectionLost(f"TLS: {words or type(problem).__name__}")
+    return TlsError(words or type(problem).__name__)

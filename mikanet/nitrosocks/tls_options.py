@@ -1,18 +1,21 @@
 """NitroSocks: which TLS (N11): 1.3, or 1.2 with forward secrecy and AEAD only; no compression, renegotiation or tickets.
 
-Contexts are made by Twisted from pyOpenSSL's; certificates are verified by Twisted with service-identity.
+Contexts are pyOpenSSL's own and have no callback: one that fails would end a handshake in a traceback, and hellos bring
+whatever their senders like. So an offer of ALPN gets no answer, as from a server that knows none, and names are compared
+with service-identity when the handshake is done.
 """
 
 from __future__ import annotations
 
 from OpenSSL import SSL, crypto
+from service_identity import CertificateError, VerificationError
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
-from twisted.internet import ssl
 
 from mikanet.address import parse_ip
 from mikanet.errors import ConfigError
+from mikanet.nitrosocks.tls import TlsError
 
-_CIPHERS = ssl.AcceptableCiphers.fromOpenSSLCipherString("ECDHE+AESGCM:ECDHE+CHACHA20")
+_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 
 #: SSL_OP_NO_RENEGOTIATION, which pyOpenSSL has no name for.
 _NO_RENEGOTIATION = 0x40000000
@@ -20,9 +23,12 @@ _NO_RENEGOTIATION = 0x40000000
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 
 
-def _harden(context: SSL.Context) -> SSL.Context:
+def _make_context() -> SSL.Context:
+    context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET | _NO_RENEGOTIATION)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE | _NO_RENEGOTIATION)
+    context.set_cipher_list(_CIPHERS)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     # An idle connection holds no buffers.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     return context
@@ -50,6 +56,17 @@ class ServerTls:
     """
 
     def __init__(self, pem: bytes, name: str) -> None:
+        self._context = self._load(pem, name)
+
+    def replace(self, pem: bytes, name: str) -> None:
+        """New connections get this certificate; those that are there keep theirs.
+
+        :raises ConfigError: as the constructor; nothing has changed then.
+        """
+        self._context = self._load(pem, name)
+
+    @staticmethod
+    def _load(pem: bytes, name: str) -> SSL.Context:
         chain = certificates(pem, name)
         try:
             key = crypto.load_privatekey(crypto.FILETYPE_PEM, pem, b"")
@@ -57,15 +74,16 @@ class ServerTls:
             raise ConfigError(
                 f"{name} has no private key without a passphrase: put certificate and key into one file"
             ) from None
-        options = ssl.CertificateOptions(
-            privateKey=key, certificate=chain[0], extraCertChain=chain[1:], acceptableCiphers=_CIPHERS
-        )
+        context = _make_context()
         try:
-            self._context = _harden(options.getContext())
-            self._context.check_privatekey()
+            context.use_certificate(chain[0])
+            for each in chain[1:]:
+                context.add_extra_chain_cert(each)
+            context.use_privatekey(key)
+            context.check_privatekey()
         except SSL.Error:
             raise ConfigError(f"the private key in {name} is not that of its first certificate") from None
-        self._context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        return context
 
     def connection(self) -> SSL.Connection:
         """See :meth:`TlsSide.connection`."""
@@ -80,26 +98,29 @@ class ServerTls:
 class ClientTls:
     """A client's side.
 
-    :param server_name: what is asked for, and what the certificate must be for: a host name or an IP address.
-    :param trust: who may have signed it; None for those that the system trusts; an empty list takes any certificate.
+    :param server_name: what is asked for, and what the certificate must be for: a host name or an IP address. A dot at
+        its end is not sent (RFC 6066 section 3).
+    :param trust: who may have signed it: a root, the certificate that signed the server's, or the server's own; None for
+        those that the system trusts; an empty list takes any certificate.
     :raises ConfigError: if the name is none.
     """
 
     def __init__(self, server_name: str, trust: list[crypto.X509] | None) -> None:
         self._ip = parse_ip(server_name) is not None
-        try:
-            self._name = server_name if self._ip else server_name.encode("idna").decode()
-        except UnicodeError:
-            raise ConfigError(f"{server_name!r} is no server name") from None
+        self._name = server_name if self._ip else tls_name(server_name)
         self._verifies = trust is None or bool(trust)
-        if not self._verifies:
-            options = ssl.CertificateOptions(verify=False, acceptableCiphers=_CIPHERS)
-        elif trust is None:
-            options = ssl.CertificateOptions(trustRoot=ssl.platformTrust(), acceptableCiphers=_CIPHERS)
-        else:
-            roots = ssl.trustRootFromCertificates([ssl.Certificate(each) for each in trust])
-            options = ssl.CertificateOptions(trustRoot=roots, acceptableCiphers=_CIPHERS)
-        self._context = _harden(options.getContext())
+        self._context = context = _make_context()
+        if self._verifies:
+            context.set_verify(SSL.VERIFY_PEER)
+        if trust is None:
+            context.set_default_verify_paths()
+        elif trust:
+            store = context.get_cert_store()
+            assert store is not None
+            for each in trust:
+                store.add_cert(each)
+            # What the user names is trusted, whether or not it has signed itself.
+            store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
 
     def connection(self) -> SSL.Connection:
         """See :meth:`TlsSide.connection`."""
@@ -111,5 +132,28 @@ class ClientTls:
 
     def verify(self, connection: SSL.Connection) -> None:
         """See :meth:`TlsSide.verify`; who signed the certificate was checked in the handshake."""
-        if self._verifies:
+        if not self._verifies:
+            return
+        try:
             (verify_ip_address if self._ip else verify_hostname)(connection, self._name)
+        except VerificationError:
+            raise TlsError("the certificate is not for the server's name") from None
+        except (CertificateError, ValueError):
+            raise TlsError(
+                "the certificate names no host in its subjectAltName, where names are looked for; a common name is not enough"
+            ) from None
+
+
+def tls_name(name: str) -> str:
+    """A server's name as it travels in a hello: ASCII, no dot at its end.
+
+    :raises ConfigError: if it is none.
+    """
+    text = name.removesuffix(".")
+    try:
+        found = text.encode("idna").decode()
+    except UnicodeError:
+        raise ConfigError(f"{name!r} is no server name") from None
+    if not found:
+        raise ConfigError(f"{name!r} is no server name")
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import statistics
+import subprocess
 import time
 from functools import partial
 
@@ -17,7 +18,8 @@ from tests.interop.test_mika import BODY, socks_connect
 from tests.interop.test_nitrosocks import NitroTestCase
 from tests.lab.tunnels import NitroSocksTunnel, write_certificate
 from tests.nitrosocks.hijacker import Hijacker
-from tests.support.processes import wait_for
+from tests.support.peers import require_program
+from tests.support.processes import Process, free_port, wait_for, wait_listening
 
 #: A table of 255 degrees of freedom is above this once in a million times.
 CHI_SQUARE = 377
@@ -50,6 +52,53 @@ class HijackTests(NitroTestCase):
         token = (tunnel.keys / "token").read_bytes().strip()
         for secret in (b"attack at dawn", b"HTTP", b"127.0.0.1", token, BODY[1000:1016], bytes(12)):
             self.assertNotIn(secret, seen)
+
+    def test_mitmproxy(self) -> None:
+        """A session passes through mitmproxy, which offers protocols to the server and takes the bytes for raw ones."""
+        program = require_program("mitmdump")
+        tunnel = self.tunnel(start=False)
+        tunnel.start_server()
+        port = free_port()
+        mitmdump = Process(
+            [
+                *(program, "--mode", f"reverse:tls://127.0.0.1:{tunnel.server_port}", "--listen-host", "127.0.0.1"),
+                *("--listen-port", str(port), "--ssl-insecure", "--set", "connection_strategy=eager"),
+                *("--set", f"confdir={tunnel.folder / 'mitmproxy'}", "--flow-detail", "0"),
+            ]
+        )
+        self.addCleanup(mitmdump.kill)
+        wait_listening(port, 60, process=mitmdump)
+        tunnel.through = port
+        tunnel.client_options = [f"--tls-verify={tunnel.folder / 'mitmproxy' / 'mitmproxy-ca-cert.pem'}"]
+        tunnel.start_client()
+        self.assertEqual(self.fetch(tunnel.socks_port), BODY)
+        assert tunnel.server is not None
+        self.assertNotIn("Traceback", tunnel.server.output)
+
+    def test_programs_that_want_http(self) -> None:
+        """curl and openssl get through TLS and then silence until the refusal's end; the log has no traceback."""
+        tunnel = self.tunnel(start=False)
+        tunnel.start_server()
+        url = f"https://localhost:{tunnel.server_port}/"
+        curl = subprocess.run(
+            [require_program("curl"), "-k", "-v", "--noproxy", "*", "--max-time", "20", url],
+            capture_output=True,
+            check=False,
+        )
+        self.assertIn(b"SSL connection using TLS", curl.stderr)
+        openssl = subprocess.run(
+            [
+                *(require_program("openssl"), "s_client", "-connect", f"127.0.0.1:{tunnel.server_port}"),
+                *("-alpn", "h2,http/1.1", "-servername", "localhost", "-tls1_2"),
+            ],
+            capture_output=True,
+            input=b"",
+            check=False,
+        )
+        self.assertIn(b"No ALPN negotiated", openssl.stdout)
+        assert tunnel.server is not None
+        self.assertNotIn("Traceback", tunnel.server.output)
+        self.assertNotIn("Unhandled", tunnel.server.output)
 
     def test_honest_certificates_keep_the_hijacker_out(self) -> None:
         """A client that verifies says nothing to a hijacker."""

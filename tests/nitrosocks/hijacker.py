@@ -54,6 +54,8 @@ class Hijacker:
         self._towards = ssl.create_default_context()
         self._towards.check_hostname = False
         self._towards.verify_mode = ssl.CERT_NONE
+        for context in (self._context, self._towards):  # as inspecting proxies do, which want HTTP
+            context.set_alpn_protocols(["h2", "http/1.1"])
         self._loop = asyncio.new_event_loop()
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = listener.getsockname()[1]

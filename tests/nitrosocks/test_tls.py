@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import random
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.trial.unittest import SynchronousTestCase
@@ -186,6 +192,81 @@ class TlsTests(SynchronousTestCase):
         both = self.both("whatever.example", trust=[])
         both.carry()
         self.assertEqual(both.near.is_secured, 1)
+
+    def chain(self, names: list[x509.GeneralName] | None, text: str = "localhost") -> tuple[ServerTls, list[Any]]:
+        """A server with a certificate under an intermediate under a root; and all three certificates, its own first."""
+        made: list[tuple[x509.Certificate, ec.EllipticCurvePrivateKey]] = []
+        now = datetime.datetime.now(datetime.UTC)
+        for what in ("root", "intermediate", text):
+            key = ec.generate_private_key(ec.SECP256R1())
+            subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, what)])
+            issuer, signer = (made[-1][0].subject, made[-1][1]) if made else (subject, key)
+            leaf = what == text
+            builder = (
+                x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
+                .not_valid_before(now - datetime.timedelta(days=1))
+                .not_valid_after(now + datetime.timedelta(days=3))
+                .add_extension(x509.BasicConstraints(ca=not leaf, path_length=None), critical=True)
+            )
+            if leaf and names is not None:
+                builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+            made.append((builder.sign(signer, hashes.SHA256()), key))
+        root, intermediate, own = (each.public_bytes(serialization.Encoding.PEM) for each, _ in made)
+        private = made[-1][1].private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return ServerTls(private + own + intermediate, "chain"), [
+            certificates(each, "one") for each in (own, intermediate, root)
+        ]
+
+    def test_trust_in_any_link_of_the_chain(self) -> None:
+        """The root, the certificate that signed the server's, or the server's own: one of them is enough."""
+        server, links = self.chain([x509.DNSName("localhost")])
+        for trust in links:
+            both = Both(ClientTls("localhost", trust), server)
+            both.carry()
+            self.assertEqual(both.near.is_secured, 1)
+        both = Both(ClientTls("localhost", self.trust), server)
+        both.carry()
+        self.assertEqual(both.near.is_secured, 0)
+
+    def test_names_in_certificates(self) -> None:
+        """A certificate with a common name alone is refused in words, one with other kinds of names only, too."""
+        for names in (None, [x509.RFC822Name("a@localhost")]):
+            server, links = self.chain(names)
+            for name in ("localhost", "192.0.2.1"):
+                both = Both(ClientTls(name, links[2]), server)
+                both.carry()
+                both.wires[0].settle()
+                self.assertEqual(both.near.is_secured, 0)
+                self.assertIn("subjectAltName", str(both.near.reason.value))
+        server, links = self.chain([x509.IPAddress(ipaddress.ip_address("192.0.2.1"))])
+        both = Both(ClientTls("192.0.2.1", links[2]), server)
+        both.carry()
+        self.assertEqual(both.near.is_secured, 1)
+
+    def test_dot_at_the_end(self) -> None:
+        """A name with a dot at its end is asked for, and compared, without it."""
+        both = self.both("localhost.")
+        both.carry()
+        self.assertEqual(both.near.is_secured, 1)
+        self.assertEqual(both.filters[1].connection.get_servername(), b"localhost")
+        self.assertRaises(ConfigError, ClientTls, ".", None)
+
+    def test_renewed(self) -> None:
+        """New connections get the new certificate, old ones live on; a file with a mistake changes nothing."""
+        old = self.secured()
+        write_certificate(self.folder / "new.pem", self.folder / "new-ca.pem", "localhost")
+        trust = certificates((self.folder / "new-ca.pem").read_bytes(), "new")
+        self.assertRaises(ConfigError, self.server.replace, b"", "empty")
+        self.secured()
+        self.server.replace((self.folder / "new.pem").read_bytes(), "new.pem")
+        both = self.both(trust=trust)
+        both.carry()
+        self.assertEqual(both.near.is_secured, 1)
+        old.near.transport.write(b"still there")
+        old.carry()
+        self.assertEqual(old.far.got, b"still there")
 
     def test_exporter(self) -> None:
         """Both ends of one connection export the same, two connections do not."""
