@@ -22,6 +22,25 @@ class IPacketTransport(ITransport):
     max_packet_size = Attribute("Largest packet that ``write`` takes, in bytes.")
 
 
+class IGuardedTransport(Interface):
+    """A transport that keeps, and does, less for a peer until it hears that what is above has authenticated it."""
+
+    def peer_authenticated() -> None:
+        """The peer has shown that it knows the secret. May be told more than once."""
+
+
+class IAuthenticatingFactory(Interface):
+    """A factory whose protocols tell an :class:`IGuardedTransport` when they have authenticated their peer."""
+
+    budget = Attribute("The MemoryBudget that what is kept for peers counts in, or None.")
+
+
+def tell_authenticated(transport: object) -> None:
+    """Tell a transport that its peer is authenticated, if it wants to know."""
+    if IGuardedTransport.providedBy(transport):
+        transport.peer_authenticated()
+
+
 class ITunnel(Interface):
     """A way out: what a front door needs to know of any tunnel client.
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 #: Packets that are remembered.
 MEMORY = 258
+_MASK, _HALF = 0xFFFFFFFF, 0x80000000
 
 
 class AutoTune:
@@ -26,7 +27,12 @@ class AutoTune:
 
     def shard_counts(self) -> tuple[int, int] | None:
         """The sender's data and parity shards, if a whole run of each is there without a gap before it."""
-        ordered = sorted(set(self._samples))
+        samples = set(self._samples)
+        if not samples:
+            return None
+        # On the circle of seqids, those of the samples lie around any one of them.
+        start = (self._samples[0][0] - _HALF) & _MASK
+        ordered = sorted(((seqid - start) & _MASK, is_data) for seqid, is_data in samples)
         lengths: dict[bool, int] = {}
         edge: int | None = None  # where the current run began, if its beginning was seen
         for (seqid, is_data), (following, its_data) in pairwise(ordered):

@@ -6,7 +6,7 @@ header pass unchanged, so either end may go without FEC.
 
 from __future__ import annotations
 
-from mikanet.fec.autotune import AutoTune
+from mikanet.fec.autotune import MEMORY, AutoTune
 from mikanet.fec.header import CODED_AT, DATA, HEADER, OUT_OF_BAND, OVERHEAD, PARITY, SIZE, wrap_of
 from mikanet.fec.reedsolomon import MAX_SHARDS, ReedSolomon
 
@@ -17,6 +17,8 @@ KEPT_GROUPS = 3
 class FecDecoder:
     """Collects shards by group and rebuilds what is missing.
 
+    :param authenticated: whether the peer is known to be one of ours. Until :attr:`authenticated` is set nothing is
+        collected, rebuilt or looked for: data shards give what they carry, and that is all.
     :ivar data_shards: and :ivar parity_shards: the sender's counts as believed now.
     :ivar recovered: packets rebuilt so far.
     :ivar malformed: packets dropped because their header or what was rebuilt of them cannot be.
@@ -26,17 +28,23 @@ class FecDecoder:
         "_code",
         "_groups",
         "_newest",
+        "_searching",
+        "_settled",
         "_total",
         "_tune",
         "_wrap",
+        "authenticated",
         "data_shards",
         "malformed",
         "parity_shards",
         "recovered",
     )
 
-    def __init__(self, code: ReedSolomon) -> None:
+    def __init__(self, code: ReedSolomon, authenticated: bool = True) -> None:
+        self.authenticated = authenticated
         self._tune = AutoTune()
+        self._searching = False
+        self._settled = 0  # packets during which the counts that were found last are kept
         self.recovered = 0
         self.malformed = 0
         self._adopt(code)
@@ -65,17 +73,34 @@ class FecDecoder:
             return None
         else:
             return packet
-        if seqid < self._wrap and self._in_step(seqid, kind == DATA):
+        if self.authenticated and seqid < self._wrap and self._in_step(seqid, kind == DATA):
             self._store(seqid, packet, recovered)
         return data
 
     def _in_step(self, seqid: int, is_data: bool) -> bool:
-        """Whether a packet stands where its kind belongs; if not, look for the sender's counts."""
+        """Whether a packet may be stored: it stands where its kind belongs, and the sender's counts are not in doubt.
+
+        As kcp-go does, the first packet in a wrong place begins a search that goes on with each packet, and stores
+        none, until counts are found. Unlike there, finding the counts that we have ends it too, and others are not
+        adopted more often than once in so many packets as are remembered.
+        """
         self._tune.sample(seqid, is_data)
-        if (seqid % self._total < self.data_shards) == is_data:
+        if self._settled:
+            self._settled -= 1
+        fits = (seqid % self._total < self.data_shards) == is_data
+        if not fits:
+            self._searching = True
+        if not self._searching:
             return True
         counts = self._tune.shard_counts()
-        if counts is not None and counts != (self.data_shards, self.parity_shards) and sum(counts) < MAX_SHARDS:
+        if counts is None or sum(counts) > MAX_SHARDS:
+            return False
+        if counts == (self.data_shards, self.parity_shards):
+            self._searching = False
+            return fits
+        if not self._settled:
+            self._searching = False
+            self._settled = MEMORY
             self._adopt(ReedSolomon(*counts))
         return False
 

@@ -18,6 +18,7 @@ class FecFilter(PacketFilter):
 
     Lower side: packets. Upper side: packets, 8 bytes smaller. The peer may use other shard counts, or none.
 
+    :param authenticated: False until :meth:`peer_authenticated`.
     :ivar decoder: its counts are those that were found to be the peer's.
     """
 
@@ -25,12 +26,24 @@ class FecFilter(PacketFilter):
 
     __slots__ = ("_clock", "_encoder", "decoder")
 
-    def __init__(self, upper: IProtocol, data_shards: int, parity_shards: int, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        upper: IProtocol,
+        data_shards: int,
+        parity_shards: int,
+        clock: IReactorTime,
+        authenticated: bool = True,
+    ) -> None:
         super().__init__(upper)
         code = ReedSolomon(data_shards, parity_shards)
         self._encoder = FecEncoder(code)
-        self.decoder = FecDecoder(code)
+        self.decoder = FecDecoder(code, authenticated)
         self._clock = clock
+
+    def peer_authenticated(self) -> None:
+        """From now on shards are collected and the peer's counts are looked for."""
+        self.decoder.authenticated = True
+        super().peer_authenticated()
 
     def packets_received(self, packets: Sequence[bytes]) -> None:
         """Hand on what the data shards carry, then what could be rebuilt."""

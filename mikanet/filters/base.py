@@ -32,10 +32,10 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from mikanet.errors import LocalProtocolError
-from mikanet.interfaces import IPacketTransport
+from mikanet.interfaces import IAuthenticatingFactory, IGuardedTransport, IPacketTransport, tell_authenticated
 
 
 class Kind(enum.Enum):
@@ -45,7 +45,7 @@ class Kind(enum.Enum):
     PACKETS = "packets"
 
 
-@implementer(IProtocol, IHalfCloseableProtocol, ITransport, IConsumer, IPushProducer)
+@implementer(IProtocol, IHalfCloseableProtocol, ITransport, IConsumer, IPushProducer, IGuardedTransport)
 class Filter:
     """Passes everything on unchanged; subclasses change :meth:`dataReceived` and :meth:`write`.
 
@@ -209,6 +209,10 @@ class Filter:
         if self.transport is not None and hasattr(self.transport, "setTcpKeepAlive"):
             self.transport.setTcpKeepAlive(enabled)
 
+    def peer_authenticated(self) -> None:
+        """What is above has authenticated the peer; the lower side is told, if it cares."""
+        tell_authenticated(self.transport)
+
     # -- flow control: the upper producer is paused by the lower transport, and the other way round
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
@@ -252,6 +256,9 @@ class FilterFactory(Factory):
     def __init__(self, wrapped: IProtocolFactory, make_filter: Callable[[IProtocol], Filter]) -> None:
         self._wrapped = wrapped
         self._make_filter = make_filter
+        if IAuthenticatingFactory.providedBy(wrapped):
+            self.budget = cast(IAuthenticatingFactory, wrapped).budget
+            alsoProvides(self, IAuthenticatingFactory)
 
     def doStart(self) -> None:
         """As Factory, for the wrapped one too."""

@@ -11,10 +11,13 @@ from typing import Any, Generic, TypeVar, cast
 
 from twisted.internet.interfaces import IAddress, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol
+from zope.interface import implementer
 
 from mikanet.counters import Counters
 from mikanet.guard.admission import Admission, AdmissionLimits
 from mikanet.guard.refusal import Refusal, Refusals
+from mikanet.interfaces import IAuthenticatingFactory, tell_authenticated
+from mikanet.relay import MemoryBudget
 
 P = TypeVar("P", bound=Protocol)
 
@@ -58,6 +61,7 @@ class Guard:
         self.verified = True
         self._user = user
         factory.verified.add(self._protocol)
+        tell_authenticated(self._protocol.transport)
         return True
 
     def refuse(self, why: str = "") -> None:
@@ -115,9 +119,11 @@ class Guard:
         refusal.end()
 
 
+@implementer(IAuthenticatingFactory)
 class GuardedFactory(Factory, Generic[P]):
     """Makes and knows the connections of one server.
 
+    :ivar budget: of the memory that is kept for peers, where the server has one.
     :cvar prefix: what the names of this server's counters begin with.
     :param refusal_time: seconds from accept to the FIN of a refused connection (X2).
     :ivar connections: those that are there now. :ivar verified: those of them that have proved themselves.
@@ -125,6 +131,7 @@ class GuardedFactory(Factory, Generic[P]):
 
     noisy = False
     prefix = ""
+    budget: MemoryBudget | None = None
 
     def __init__(self, reactor: Any, limits: AdmissionLimits, refusal_time: float, counters: Counters) -> None:
         self.reactor = reactor

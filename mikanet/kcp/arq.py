@@ -42,6 +42,8 @@ PROBE_LIMIT_MS = 120_000
 #: Transmissions of one segment after which the link counts as dead. kcp-go sets a mark there and never reads it; we
 #: do (Q9).
 DEAD_LINK = 20
+#: No limit of the receive window but that of the settings.
+UNLIMITED = 65535
 _NEVER = 1 << 62
 #: Most (sn, ts) remembered while the peer has not proven itself.
 _MAX_CHALLENGES = 4096
@@ -79,7 +81,8 @@ class Arq:
     :ivar dead: a segment was sent :data:`DEAD_LINK` times, and none was acknowledged since.
     :ivar proven: the peer acknowledged a segment with a time stamp that it was sent with, so it is live (Q4).
     :ivar must_prove: nothing leaves the send window before the proof, so that the proof cannot be lost.
-    :ivar advertise_limit: largest receive window told to the peer.
+    :ivar receive_limit: largest receive window told to the peer, and kept for it, while that is smaller than the
+        settings'; see :data:`UNLIMITED`.
     :ivar retransmissions: segments sent more than once, counted each time.
     """
 
@@ -108,12 +111,12 @@ class Arq:
         "_unsent",
         "_watched",
         "_watched_passes",
-        "advertise_limit",
         "conv",
         "dead",
         "must_prove",
         "proven",
         "rcv_nxt",
+        "receive_limit",
         "retransmissions",
         "rtt",
         "settings",
@@ -130,7 +133,7 @@ class Arq:
         self.dead = False
         self.proven = False
         self.must_prove = False
-        self.advertise_limit = 65535
+        self.receive_limit = UNLIMITED
         self.retransmissions = 0
         # Sending
         self._queue: StreamQueue | MessageQueue = (StreamQueue if settings.stream else MessageQueue)(settings.mss)
@@ -172,6 +175,11 @@ class Arq:
     def sendable(self) -> int:
         """Full and partial segments that wait and that the windows would let go now."""
         return min(self._queue.segments(), self._window() - len(self._in_flight))
+
+    @property
+    def buffered(self) -> int:
+        """Segments in memory, of both directions; each is a packet at most."""
+        return self.waiting + len(self._received) + len(self._out_of_order)
 
     @property
     def readable(self) -> bool:
@@ -219,7 +227,7 @@ class Arq:
         :raises SegmentError: at the first bad segment; what came before it in the datagram stays done.
         :raises ImpossibleAckError: if it acknowledges what was never sent.
         """
-        unpack, conv, rcv_wnd = HEADER.unpack_from, self.conv, self.settings.rcv_wnd
+        unpack, conv, rcv_wnd = HEADER.unpack_from, self.conv, self._receive_window()
         at, end = 0, len(datagram)
         if end < HEADER_LENGTH:
             raise SegmentError("shorter than a segment")
@@ -346,7 +354,7 @@ class Arq:
         return due
 
     def _move_in_order(self) -> bool:
-        waiting, received, rcv_wnd = self._out_of_order, self._received, self.settings.rcv_wnd
+        waiting, received, rcv_wnd = self._out_of_order, self._received, self._receive_window()
         moved = False
         while waiting and len(received) < rcv_wnd:
             item = waiting.pop(self.rcv_nxt, None)
@@ -398,8 +406,15 @@ class Arq:
         window = min(self.settings.snd_wnd, self._rmt_wnd)
         return window if self._congestion is None else min(window, self._congestion.cwnd)
 
+    def _receive_window(self) -> int:
+        """Segments that are taken from the next expected one on, and kept for the application.
+
+        Whoever heard of a limit sends no more than that, and who has not heard of us yet one more.
+        """
+        return min(self.settings.rcv_wnd, self.receive_limit + 1)
+
     def _unused_window(self) -> int:
-        return min(max(self.settings.rcv_wnd - len(self._received), 0), self.advertise_limit)
+        return max(min(self.settings.rcv_wnd, self.receive_limit) - len(self._received), 0)
 
     def _control_segments(self, now: int, datagrams: list[bytes]) -> list[bytes]:
         """Acknowledgements and window segments; returns those of the last, still open, datagram."""

@@ -1,11 +1,13 @@
 """KCP as a filter: packets below, one byte stream above.
 
 The wire has no way to say that a connection ends. :meth:`KcpFilter.loseConnection` therefore sends what was accepted,
-for a bounded time, and forgets the session; the peer finds out by whatever runs above, or by silence.
+for a bounded time, and forgets the session; the peer finds out by whatever runs above, or by silence. Nor can it say
+that one direction ends: after :meth:`KcpFilter.loseWriteConnection` the other goes on while bytes come.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -18,11 +20,12 @@ from zope.interface import implementer
 from mikanet.filters.base import Filter, Kind
 from mikanet.filters.packets import IPacketReceiver
 from mikanet.interfaces import IPacketTransport
-from mikanet.kcp.arq import Arq, Due
+from mikanet.kcp.arq import UNLIMITED, Arq, Due
 from mikanet.kcp.segment import ImpossibleAckError, SegmentError
 from mikanet.kcp.settings import ArqSettings
+from mikanet.relay import MemoryBudget
 
-#: What a server tells and takes of a peer that has not proven itself yet (Q4).
+#: The receive window that a server tells, and keeps, for a peer that is not authenticated yet (Q4).
 PROBATION_WINDOW = 31
 #: Segments ready to go that end the delay of writes: it is there to join small ones. kcp-go lets a whole send window
 #: wait, and so idles for most of each interval (our choice; nobody but us can tell).
@@ -40,15 +43,25 @@ class Patience:
     :ivar probation: for a peer to prove that it is live, where that is asked for.
     :ivar dead: silence after which a segment that was sent 20 times means a dead link (Q9). KCP's own count alone
         would end sessions in an outage of seconds.
+    :ivar half_closed: for bytes from the peer after our direction has ended, each time anew.
     """
 
     idle: float = 300.0
     dead: float = 10.0
     linger: float = 30.0
     probation: float = 5.0
+    half_closed: float = 2.0
 
 
 DEFAULT_PATIENCE = Patience()
+
+
+class Trust(enum.Enum):
+    """When a peer counts as authenticated, and gets the whole receive window."""
+
+    AT_ONCE = "we chose it"
+    PROVEN = "when it has acknowledged a segment with a time that only it can know"
+    TOLD = "when the protocol above says so"
 
 
 @implementer(IPacketReceiver)
@@ -56,17 +69,24 @@ class KcpFilter(Filter):
     """One end of a KCP session.
 
     Lower side: packets; its ``max_packet_size`` bounds the segments. Upper side: a byte stream, connected at once: KCP
-    has no handshake. It has no half-close either, so ``loseWriteConnection`` does nothing.
+    has no handshake. It has no half-close either: after ``loseWriteConnection`` a silence of the peer is the end.
 
     :param ts_offset: added to the time stamps on the wire; random, so that only who hears us can answer them.
     :param require_proof: keep what arrives from the upper protocol until the peer has acknowledged a segment (Q4).
+    :param trust: when the peer counts as authenticated.
+    :param budget: that what is kept for the peer, and for sending to it, counts in.
+    :ivar authenticated: whether it does.
+    :cvar silent_half_close: an end of one direction is seen by nobody on the wire.
     :ivar refused: datagrams that were not of this conversation or not KCP.
     """
 
     lower_kind = Kind.PACKETS
     upper_kind = Kind.STREAM
+    silent_half_close = True
 
     __slots__ = (
+        "_budget",
+        "_charged",
         "_clock",
         "_closing",
         "_credit",
@@ -83,8 +103,11 @@ class KcpFilter(Filter):
         "_streaming",
         "_timer",
         "_timer_at",
+        "_trust",
+        "_write_ended",
         "_wrote",
         "arq",
+        "authenticated",
         "refused",
     )
 
@@ -97,6 +120,8 @@ class KcpFilter(Filter):
         patience: Patience = DEFAULT_PATIENCE,
         ts_offset: int = 0,
         require_proof: bool = False,
+        trust: Trust = Trust.AT_ONCE,
+        budget: MemoryBudget | None = None,
     ) -> None:
         super().__init__(upper)
         self._make_arq: Callable[[int], Arq] = lambda mtu: Arq(
@@ -106,6 +131,11 @@ class KcpFilter(Filter):
         self._clock = clock
         self._patience = patience
         self._held = require_proof
+        self._trust = Trust.PROVEN if require_proof else trust
+        self.authenticated = self._trust is Trust.AT_ONCE
+        self._budget = budget
+        self._charged = 0
+        self._write_ended: float | None = None  # when our direction ended, or a byte came after that
         self._credit = 0  # bytes that may be sent while held
         self._timer: IDelayedCall | None = None
         self._timer_at = 0.0
@@ -131,8 +161,9 @@ class KcpFilter(Filter):
         """Make the session, and connect the upper protocol."""
         self.arq = self._make_arq(cast(int, cast(IPacketTransport, self._lower()).max_packet_size))
         self._last_heard = self._clock.seconds()
+        if not self.authenticated:
+            self.arq.receive_limit = PROBATION_WINDOW
         if self._held:
-            self.arq.advertise_limit = PROBATION_WINDOW
             self.arq.must_prove = True
             self._end_at = self._last_heard + self._patience.probation
         self._pumping = True  # what the upper protocol writes at once goes out together
@@ -176,15 +207,20 @@ class KcpFilter(Filter):
             if its_due > due:
                 due = its_due
         if self._held:
-            self._check_proof(arq, sum(map(len, packets)))
+            self._credit += PROBATION_FACTOR * sum(map(len, packets))
+        if arq.proven and self._trust is Trust.PROVEN and not self.authenticated:
+            self._release()
         self._pump(due)
 
-    def _check_proof(self, arq: Arq, received: int) -> None:
-        self._credit += PROBATION_FACTOR * received
-        if arq.proven:
+    def _release(self) -> None:
+        """The peer is authenticated."""
+        self.authenticated = True
+        if self._held:
             self._held = False
             self._end_at = None
-            arq.advertise_limit = 65535
+        if self.arq is not None:
+            self.arq.receive_limit = UNLIMITED
+        super().peer_authenticated()
 
     def connectionLost(self, reason: Failure) -> None:
         """The lower transport is gone."""
@@ -196,7 +232,7 @@ class KcpFilter(Filter):
     def write(self, data: bytes) -> None:
         """Send bytes."""
         arq = self.arq
-        if arq is None or self._closing or not data:
+        if arq is None or self._closing or self._write_ended is not None or not data:
             return
         arq.send(data)
         self._wrote = True
@@ -231,8 +267,22 @@ class KcpFilter(Filter):
         """Forget the session now."""
         self._end(Failure(error.ConnectionAborted()))
 
+    @property
+    def can_half_close(self) -> bool:
+        """In our own way."""
+        return True
+
     def loseWriteConnection(self) -> None:
-        """Nothing: this wire cannot say it."""
+        """Our direction has ended. The wire cannot say it: once all is acknowledged, a silence of the peer is the end."""
+        if self.arq is not None and not self._closing and self._write_ended is None:
+            self._write_ended = self._clock.seconds()
+            if not self._pumping:
+                self._pump(Due.FLUSH)
+
+    def peer_authenticated(self) -> None:
+        """As :class:`IGuardedTransport`. Where a proof is asked for, it is the proof that counts."""
+        if self._trust is Trust.TOLD and not self.authenticated:
+            self._release()
 
     # -- flow control
 
@@ -278,6 +328,8 @@ class KcpFilter(Filter):
         try:
             while True:
                 if arq.readable and not self._reading_paused and not self._held:
+                    if self._write_ended is not None:
+                        self._write_ended = self._clock.seconds()
                     self.upper.dataReceived(arq.receive_stream())
                     if self.arq is None:
                         return
@@ -289,12 +341,20 @@ class KcpFilter(Filter):
             self._pumping = False
         if self.arq is None:
             return
+        if self._budget is not None:
+            self._charge(arq.buffered * arq.settings.mtu)
         if arq.dead and self._clock.seconds() >= self._last_heard + self._patience.dead:
             self._end(Failure(error.ConnectionLost("the peer does not answer")))
         elif self._closing and not arq.waiting:
             self._end(Failure(error.ConnectionDone()))
         else:
             self._arm()
+
+    def _charge(self, size: int) -> None:
+        """Count what this session keeps."""
+        if self._budget is not None and size != self._charged:
+            self._budget.used += size - self._charged
+            self._charged = size
 
     def _flush(self, arq: Arq, due: Due) -> None:
         if self._wrote:
@@ -343,6 +403,9 @@ class KcpFilter(Filter):
             at = min(at, deadline / 1000)
         if self._end_at:
             at = min(at, self._end_at)
+        silence = self._silence_ends()
+        if silence is not None:
+            at = min(at, silence)
         if self._timer is not None:
             if self._timer_at <= at:
                 return
@@ -351,15 +414,25 @@ class KcpFilter(Filter):
         # One millisecond is the grain of KCP's clock: never wake before the tick that is waited for.
         self._timer = self._clock.callLater(max(at - self._clock.seconds(), 0.0) + 0.0005, self._timer_fired)
 
+    def _silence_ends(self) -> float | None:
+        """When the silence after the end of our direction has lasted long enough; None while it may not be one."""
+        arq = self.arq
+        if self._write_ended is None or self._closing or arq is None or arq.waiting or arq.readable:
+            return None
+        return self._write_ended + self._patience.half_closed
+
     def _timer_fired(self) -> None:
         self._timer = None
         arq = self.arq
         assert arq is not None
         now = self._clock.seconds()
+        silence = self._silence_ends()
         if self._end_at and now >= self._end_at:
             self._end(Failure(error.TimeoutError("what was sent last was not acknowledged in time")))
         elif now >= self._last_heard + self._patience.idle:
             self._end(Failure(error.TimeoutError("the peer has been silent for too long")))
+        elif silence is not None and now >= silence:
+            self._end(Failure(error.ConnectionDone()))
         else:
             deadline = arq.deadline()
             self._pump(Due.FLUSH if deadline is not None and int(now * 1000) >= deadline else Due.NOTHING)
@@ -368,6 +441,7 @@ class KcpFilter(Filter):
 
     def _stop(self) -> None:
         self.arq = None
+        self._charge(0)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -20,9 +20,10 @@ from mikanet.fec.filter import FecFilter
 from mikanet.fec.header import DATA, OUT_OF_BAND, OVERHEAD, PARITY
 from mikanet.fec.reedsolomon import MAX_SHARDS
 from mikanet.filters.base import Filter
-from mikanet.kcp.filter import DEFAULT_PATIENCE, KcpFilter, Patience
+from mikanet.kcp.filter import DEFAULT_PATIENCE, KcpFilter, Patience, Trust
 from mikanet.kcp.segment import HEADER_LENGTH
 from mikanet.kcp.settings import MAX_PACKET, MODES, ArqSettings, Mode
+from mikanet.relay import MemoryBudget
 
 #: (first 4 bytes, type): enough to tell FEC from bare KCP, and conv of the latter.
 _PEEK = struct.Struct("<IH")
@@ -96,12 +97,20 @@ class LinkSettings:
 
 
 def kcp_stack(
-    upper: IProtocol, conv: int, settings: LinkSettings, clock: IReactorTime, ts_offset: int = 0
+    upper: IProtocol,
+    conv: int,
+    settings: LinkSettings,
+    clock: IReactorTime,
+    ts_offset: int = 0,
+    trust: Trust = Trust.AT_ONCE,
+    budget: MemoryBudget | None = None,
 ) -> tuple[Filter, KcpFilter]:
     """The filters of one session below ``upper``: the lowest of them, and the KCP one."""
-    kcp = KcpFilter(upper, conv, settings.arq(), clock, settings.patience, ts_offset, settings.require_proof)
+    kcp = KcpFilter(
+        upper, conv, settings.arq(), clock, settings.patience, ts_offset, settings.require_proof, trust, budget
+    )
     if settings.has_fec:
-        return FecFilter(kcp, settings.data_shards, settings.parity_shards, clock), kcp
+        return FecFilter(kcp, settings.data_shards, settings.parity_shards, clock, kcp.authenticated), kcp
     return kcp, kcp
 
 
@@ -165,7 +174,11 @@ class PacketSealer:
             _log.warn("{text}", text=text)
 
     def open(self, packets: list[bytes]) -> list[bytes]:
-        """The bodies of the packets that are good and new."""
+        """The bodies of the packets that are good and new. Longer ones than there are, are not."""
+        if max(map(len, packets), default=0) > MAX_PACKET:
+            count = len(packets)
+            packets = [packet for packet in packets if len(packet) <= MAX_PACKET]
+            self.refused += count - len(packets)
         opened = self._cipher.open(packets)
         if None in opened:
             packets = [packet for packet, body in zip(packets, opened, strict=True) if body is not None]

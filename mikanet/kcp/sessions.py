@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 
 from mikanet.counters import Counters
 from mikanet.filters.base import Filter
 from mikanet.filters.packets import deliver
-from mikanet.kcp.filter import KcpFilter
+from mikanet.interfaces import IAuthenticatingFactory
+from mikanet.kcp.filter import KcpFilter, Trust
 from mikanet.kcp.link import (
     FEC_TYPES,
     LinkSettings,
@@ -30,6 +31,7 @@ from mikanet.kcp.link import (
 )
 from mikanet.kcp.ports import PacketPath
 from mikanet.kcp.segment import opens_session
+from mikanet.relay import MemoryBudget
 
 #: Failing packets per second and source before its packets are dropped unopened, unless it has a proven session.
 FAILURES_PER_SECOND = 200
@@ -77,6 +79,10 @@ class FailureLimit:
 class KcpSessions:
     """Turns the packets of a port into sessions with protocols of ``factory`` on top.
 
+    A factory that is an :class:`~mikanet.interfaces.IAuthenticatingFactory` says when a peer is authenticated, and brings
+    the budget; with others the proof that the peer is live counts as that.
+
+    :param budget: that what sessions keep counts in.
     :ivar counters: what happened, under ``kcp.server.*``.
     """
 
@@ -88,6 +94,7 @@ class KcpSessions:
         clock: IReactorTime,
         random_bytes: RandomBytes,
         counters: Counters,
+        budget: MemoryBudget | None = None,
     ) -> None:
         self._port = port
         self._settings = settings
@@ -95,6 +102,11 @@ class KcpSessions:
         self._clock = clock
         self._random_bytes = random_bytes
         self.counters = counters
+        self._trust, self._budget = Trust.PROVEN, budget
+        if IAuthenticatingFactory.providedBy(factory) and not settings.require_proof:
+            self._trust = Trust.TOLD
+            self._budget = budget or cast(IAuthenticatingFactory, factory).budget
+        self._unauthenticated: dict[_Session, None] = {}  # the oldest first
         self._sealer = PacketSealer(settings, random_bytes)
         self._failures = FailureLimit(clock)
         self._by_peer: dict[Any, list[_Session]] = {}
@@ -165,6 +177,8 @@ class KcpSessions:
         if session is None or not bodies:
             return
         deliver(session.bottom, bodies)
+        if session.kcp.authenticated:
+            self._unauthenticated.pop(session, None)
         if not session.live and session.kcp.proven and session in self._by_peer.get(peer, ()):
             session.live = True
             self._forget_unproven(self._port.source_of(peer))
@@ -184,8 +198,11 @@ class KcpSessions:
             self.counters.add("kcp.server.refused.factory")
             return None
         settings = self._settings
-        bottom, kcp = kcp_stack(upper, conv, settings, self._clock, random_u32(self._random_bytes))
+        bottom, kcp = kcp_stack(
+            upper, conv, settings, self._clock, random_u32(self._random_bytes), self._trust, self._budget
+        )
         session = _Session(conv, bottom, kcp, self._clock.seconds())
+        self._unauthenticated[session] = None
         self._by_peer.setdefault(peer, []).append(session)
         source = self._port.source_of(peer)
         self._per_source[source] = self._per_source.get(source, 0) + 1
@@ -208,8 +225,8 @@ class KcpSessions:
             if now - session.born < self._settings.patience.probation:
                 return "probation"
             session.kcp.abortConnection()
-        if self._count >= self._settings.max_sessions:
-            return "sessions"
+        if self._budget is not None and self._budget.exhausted:
+            return "memory"
         source = self._port.source_of(peer)
         if self._per_source.get(source, 0) >= self._settings.max_sessions_per_host:
             return "host"
@@ -218,6 +235,13 @@ class KcpSessions:
             or self._unproven.get(source, 0) >= self._settings.max_probation_per_host
         ):
             return "probation"
+        if self._count >= self._settings.max_sessions:
+            # Sources can be forged: those who are known stay, and of the others the last have their chance.
+            oldest = next(iter(self._unauthenticated), None)
+            if oldest is None:
+                return "sessions"
+            self.counters.add("kcp.server.displaced")
+            oldest.kcp.abortConnection()
         return None
 
     def _forget_unproven(self, source: Any) -> None:
@@ -236,6 +260,7 @@ class KcpSessions:
         if not self._per_source[source]:
             del self._per_source[source]
         self._count -= 1
+        self._unauthenticated.pop(session, None)
         if not session.live:
             self._forget_unproven(source)
         self._ended[peer, session.conv] = self._clock.seconds() + _ENDED_FOR

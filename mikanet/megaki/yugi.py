@@ -396,6 +396,7 @@ class YugiFactory(GuardedFactory[YugiProtocol]):
     def __init__(self, reactor: Any, config: YugiConfig) -> None:
         super().__init__(reactor, config.limits, config.refusal_time, config.counters)
         self.config = config
+        self.budget = config.budget
         self.idle_deadlines = Deadlines(reactor, max(0.05, config.idle_time / 4))
         self.syn_rates = SynRates(config.syn_rate, config.syn_burst)
         self.known = KnownNetworks()

@@ -162,7 +162,8 @@ class MikaClientFilter(_MikaClient):
         if self.transport is None:
             return
         self._end()
-        if self._health.profile is not Profile.GO and self.lower_can_half_close:
+        shows = not getattr(self.transport, "silent_half_close", False)
+        if self.lower_can_half_close and (self._health.profile is not Profile.GO or not shows):
             self._flush_held()
             prompt.end_writing(self.transport)
 

@@ -286,6 +286,7 @@ class MikaServerFactory(GuardedFactory[MikaServerProtocol]):
     def __init__(self, reactor: Any, config: MikaServerConfig) -> None:
         super().__init__(reactor, config.limits, config.refusal_time, config.counters)
         self.config = config
+        self.budget = config.budget
         self.chunk_deadlines = Deadlines(reactor, CHUNK_TIME)
 
     def make(self, host: str) -> MikaServerProtocol:

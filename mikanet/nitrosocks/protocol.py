@@ -337,6 +337,7 @@ class NitroServerFactory(GuardedFactory[NitroServerProtocol]):
     def __init__(self, reactor: Any, config: NitroServerConfig) -> None:
         super().__init__(reactor, config.limits, config.refusal_time, config.counters)
         self.config = config
+        self.budget = config.budget
         self.sessions: set[ServerSession] = set()
         self.draining = False
         self._of_user: Counter[str] = Counter()

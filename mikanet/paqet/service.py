@@ -94,7 +94,13 @@ class PaqetServer(DrainingService):
         try:
             port = self._make_port(config)
             self._sessions = KcpSessions(
-                port, self._settings.link, self._factory, self._reactor, os.urandom, self.counters
+                port,
+                self._settings.link,
+                self._factory,
+                self._reactor,
+                os.urandom,
+                self.counters,
+                self._factory.config.budget,
             )
             port.startListening()
         except error.CannotListenError as problem:

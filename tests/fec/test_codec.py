@@ -10,9 +10,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.errors import ConfigError
 from mikanet.fec import reedsolomon
+from mikanet.fec.autotune import MEMORY
 from mikanet.fec.decoder import KEPT_GROUPS, FecDecoder
 from mikanet.fec.encoder import STALE_MS, FecEncoder
-from mikanet.fec.galois import PRODUCTS, inverse, invert, multiply, multiply_matrices
+from mikanet.fec.galois import PRODUCTS, interpolation_rows
 from mikanet.fec.header import DATA, HEADER, OUT_OF_BAND, PARITY, wrap_of
 from mikanet.fec.reedsolomon import Combine, ReedSolomon, parity_rows, plain_combine
 from tests.support.feeding import mutations
@@ -26,35 +27,47 @@ def hexes(texts: list[str]) -> list[bytes]:
     return [bytes.fromhex(text) for text in texts]
 
 
-class GaloisTests(SynchronousTestCase):
-    """The field and its matrices."""
+def slow_product(a: int, b: int) -> int:
+    """Long multiplication without carry, reduced by the polynomial."""
+    total = 0
+    for bit in range(8):
+        if b >> bit & 1:
+            total ^= a << bit
+    for bit in range(15, 7, -1):
+        if total >> bit & 1:
+            total ^= 0x11D << (bit - 8)
+    return total
 
-    def test_inverses(self) -> None:
-        """Each element but 0 times its inverse is 1."""
-        self.assertEqual({multiply(a, inverse(a)) for a in range(1, 256)}, {1})
+
+def value_at(coefficients: list[int], x: int) -> int:
+    """A polynomial's value, by Horner's rule."""
+    total = 0
+    for coefficient in reversed(coefficients):
+        total = slow_product(total, x) ^ coefficient
+    return total
+
+
+class GaloisTests(SynchronousTestCase):
+    """The field, and interpolation in it."""
 
     def test_products_are_carryless_multiplication(self) -> None:
         """The tables agree with long multiplication reduced by the polynomial."""
-
-        def slow(a: int, b: int) -> int:
-            total = 0
-            for bit in range(8):
-                if b >> bit & 1:
-                    total ^= a << bit
-            for bit in range(15, 7, -1):
-                if total >> bit & 1:
-                    total ^= 0x11D << (bit - 8)
-            return total
-
         for a in range(256):
-            self.assertEqual(PRODUCTS[a], bytes(slow(a, b) for b in range(256)))
+            self.assertEqual(PRODUCTS[a], bytes(slow_product(a, b) for b in range(256)))
 
-    def test_matrix_inverse(self) -> None:
-        """A matrix times its inverse is the identity."""
+    def test_interpolation(self) -> None:
+        """The values of a polynomial at any points give its values at any others."""
         rng = random.Random(1)
-        matrix = [[rng.randrange(256) for _ in range(6)] for _ in range(6)]
-        product = multiply_matrices(matrix, invert(matrix))
-        self.assertEqual(product, [[int(i == j) for j in range(6)] for i in range(6)])
+        for count in (1, 2, 6, 40, 128):
+            points = rng.sample(range(256), 256)
+            points, wanted = points[:count], points[count : count + 5]
+            coefficients = [rng.randrange(256) for _ in range(count)]
+            values = [value_at(coefficients, point) for point in points]
+            for at, row in zip(wanted, interpolation_rows(points, wanted), strict=True):
+                total = 0
+                for factor, value in zip(row, values, strict=True):
+                    total ^= slow_product(factor, value)
+                self.assertEqual(total, value_at(coefficients, at))
 
 
 class PlainCodecTests(SynchronousTestCase):
@@ -203,6 +216,79 @@ class DecoderTests(SynchronousTestCase):
                 self.assertEqual([decoder.data_shards, decoder.parity_shards], step["decoder_params_after"], number)
             wanted = [r[2 : int.from_bytes(r[:2], "little")] for r in hexes(step.get("recovered", []))]
             self.assertEqual(recovered, wanted, number)
+
+    def kcp_go(self, sender: tuple[int, int], decoder: FecDecoder, lost: set[int], count: int) -> list[tuple[int, ...]]:
+        """The decoder's counts after each packet of a sender with other counts."""
+        encoder = FecEncoder(ReedSolomon(*sender))
+        shards = [s for n in range(count) for s in encoder.encode([b"packet %d" % n], 1)]
+        self.recovered = list[bytes]()
+        counts = []
+        for number, shard in enumerate(shards):
+            if number not in lost:
+                decoder.receive(shard, self.recovered)
+            counts.append((decoder.data_shards, decoder.parity_shards))
+        return counts
+
+    def test_search_goes_on_with_every_packet(self) -> None:
+        """After the first packet in a wrong place the search goes on with each, also those that fit by chance: the counts
+        are adopted with the first packet that shows the second edge, as kcp-go does."""
+        # 5 and 1 at 1 and 1: d d d d d p d, of which 1 is the first in a wrong place. The run of one parity has both its
+        # edges with packet 6, and that of data with packet 11, which stands where 1 and 1 has its parity too.
+        counts = self.kcp_go((5, 1), FecDecoder(ReedSolomon(1, 1)), set(), 15)
+        self.assertEqual(counts[:11], [(1, 1)] * 11)
+        self.assertEqual(counts[11:], [(5, 1)] * (len(counts) - 11))
+
+    def test_nothing_is_stored_during_a_search(self) -> None:
+        """What fits the old counts by chance is not collected while the counts are in doubt."""
+        decoder = FecDecoder(ReedSolomon(1, 1))
+        self.kcp_go((5, 1), decoder, set(), 5)
+        self.assertEqual(list(decoder._groups), [0])  # of packet 0, before the first in a wrong place
+        self.assertEqual(self.recovered, [])
+
+    def test_found_counts_that_are_ours_end_the_search(self) -> None:
+        """One packet in a wrong place, of whoever, costs what is lost during the search and no more."""
+        decoder = FecDecoder(ReedSolomon(3, 2))
+        decoder.receive(HEADER.pack(4, DATA) + bytes(20), [])
+        self.kcp_go((3, 2), decoder, {20, 500, 506}, 330)
+        # The search goes on for as long as the packet is remembered among those that followed it.
+        self.assertEqual(self.recovered, [b"packet 300", b"packet 304"])
+
+    def test_adoption_is_rare(self) -> None:
+        """Counts that change all the time are not adopted more than once in so many packets as are remembered."""
+        decoder = FecDecoder(ReedSolomon(10, 3))
+        adopted, before, seqid = 0, (10, 3), 0
+        for round_ in range(400):
+            for kind in [DATA] * (1 + round_ % 3) + [PARITY] * (1 + round_ % 2) + [DATA, PARITY]:
+                decoder.receive(HEADER.pack(seqid, kind) + bytes(20), [])
+                seqid += 1
+            now = (decoder.data_shards, decoder.parity_shards)
+            adopted, before = adopted + (now != before), now
+            seqid += 50
+        packets = seqid - 400 * 50
+        self.assertLessEqual(adopted, 1 + packets // MEMORY)
+
+    def test_unauthenticated_peer(self) -> None:
+        """Of a peer that is not authenticated nothing is collected, tuned to or rebuilt; afterwards all of it is."""
+        decoder = FecDecoder(ReedSolomon(10, 3), authenticated=False)
+        shards = FecEncoder(ReedSolomon(3, 2)).encode([b"packet %d" % n for n in range(300)], 1)
+        parity_rows.cache_clear()
+        given = [decoder.receive(shard, []) for shard in shards]
+        self.assertEqual([data for data in given if data is not None], [b"packet %d" % n for n in range(300)])
+        self.assertEqual((decoder.data_shards, len(decoder._groups), len(decoder._tune._samples)), (10, 0, 0))
+        self.assertEqual(parity_rows.cache_info().misses, 0)
+        decoder.authenticated = True
+        for shard in shards:
+            decoder.receive(shard, [])
+        self.assertEqual((decoder.data_shards, decoder.parity_shards), (3, 2))
+
+    def test_codes_are_made_when_needed(self) -> None:
+        """A code that nobody uses costs nothing, and one that many use is made once."""
+        parity_rows.cache_clear()
+        codes = [ReedSolomon(128, 128) for _ in range(1000)]
+        self.assertEqual(parity_rows.cache_info().misses, 0)
+        for code in codes[:3]:
+            code.encode([b"x"] * 128)
+        self.assertEqual(parity_rows.cache_info().misses, 1)
 
     def test_bare_packets_pass(self) -> None:
         """A packet without an FEC header passes unchanged; out of band ones and short ones are dropped."""

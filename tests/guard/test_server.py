@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import cast
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from mikanet.counters import Counters
+from mikanet.filters.base import Filter, FilterFactory
 from mikanet.guard.admission import AdmissionLimits
 from mikanet.guard.refusal import TurnedAway
 from mikanet.guard.server import Guard, GuardedFactory
+from mikanet.interfaces import IAuthenticatingFactory, IGuardedTransport
 from tests.support.transports import MemoryTransport
 
 REFUSAL_TIME = 60.0
@@ -144,3 +147,26 @@ class GateTests(SynchronousTestCase):
         protocol = self.factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 40000))
         self.assertIsInstance(protocol, TurnedAway)
         self.assertEqual((len(self.factory.connections), self.counted("limit.unverified")), (4, 1))
+
+    def test_proof_is_told_to_the_transport(self) -> None:
+        """A transport that keeps less for unauthenticated peers hears of the proof, through filters too, and only then."""
+        self.assertTrue(IAuthenticatingFactory.providedBy(self.factory))
+        factory = FilterFactory(self.factory, Filter)
+        self.assertTrue(IAuthenticatingFactory.providedBy(factory))
+        self.assertFalse(IAuthenticatingFactory.providedBy(FilterFactory(Factory(), Filter)))
+        transport = GuardedTransport()
+        transport.connect(factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 40000)))
+        self.assertEqual(transport.told, 0)
+        transport.receive(b"secret")
+        self.assertEqual(transport.told, 1)
+
+
+@implementer(IGuardedTransport)
+class GuardedTransport(MemoryTransport):
+    """One that counts what it is told."""
+
+    told = 0
+
+    def peer_authenticated(self) -> None:
+        """Count."""
+        self.told += 1

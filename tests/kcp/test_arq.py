@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.errors import LocalProtocolError, RemoteProtocolError
-from mikanet.kcp.arq import DEAD_LINK, Arq, Due
+from mikanet.kcp.arq import DEAD_LINK, UNLIMITED, Arq, Due
 from mikanet.kcp.segment import ACK, PUSH, WASK, ImpossibleAckError, Segment, SegmentError, decode, encode
 from mikanet.kcp.settings import ArqSettings, Mode
 from tests.support.feeding import mutations
@@ -261,11 +261,20 @@ class ArqTests(SynchronousTestCase):
         self.assertIsNone(link.a.deadline())
 
     def test_advertised_limit(self) -> None:
-        """A limit on the advertised window shows in what is sent."""
+        """A limit of the receive window shows in what is sent, and is what is kept; it can be lifted."""
         arq = Arq(7, ArqSettings(FAST3))
-        arq.advertise_limit = 31
+        arq.receive_limit = 31
         arq.input(encode(Segment(7, PUSH, 0, 32, 0, 0, 0, b"x")), 0)
-        self.assertEqual([s.wnd for s in decode(arq.flush(0)[0])], [31])
+        self.assertEqual([s.wnd for s in decode(arq.flush(0)[0])], [30])
+        arq.receive_stream()
+        for sn in range(2, 1000):
+            arq.input(encode(Segment(7, PUSH, 0, 32, 0, sn, 0, b"x")), 0)
+        self.assertEqual(arq.buffered, 31)  # 2 to 32, of a window of 32 for who has not heard of ours
+        self.assertEqual({s.wnd for d in arq.flush(1) for s in decode(d)}, {31})
+        arq.receive_limit = UNLIMITED
+        for sn in range(1, 1000):
+            arq.input(encode(Segment(7, PUSH, 0, 32, 0, sn, 0, b"x")), 0)
+        self.assertEqual(len(arq.receive_stream()), 999)
 
     def test_mutations(self) -> None:
         """10,000 mutated datagrams raise RemoteProtocolError or nothing, in bounded memory."""

@@ -9,9 +9,10 @@ from twisted.internet import error
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mikanet.kcp.filter import KcpFilter, Patience
+from mikanet.kcp.filter import KcpFilter, Patience, Trust
 from mikanet.kcp.segment import ACK, PUSH, Segment, decode, encode
 from mikanet.kcp.settings import MODES, ArqSettings, Mode
+from mikanet.relay import MemoryBudget
 from tests.filters.contract import FilterContractTests, MemoryPackets, Upper
 from tests.support.transports import LOST
 
@@ -261,3 +262,87 @@ class KcpFilterTests(FilterContractTests, SynchronousTestCase):
         filter_.write(b"x")
         transport.lose(LOST)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_half_close_ends_with_silence(self) -> None:
+        """After the end of our direction the peer's bytes still come; 2 s without any are a clean end."""
+        upper, filter_, transport = self.made()
+        self.assertTrue(filter_.can_half_close)
+        filter_.write(b"question")
+        filter_.loseWriteConnection()
+        filter_.write(b"too late")
+        self.acknowledge(filter_, self.sent(transport))
+        for sn in range(4):
+            self.clock.advance(1.9)
+            filter_.dataReceived(push(sn, b"answer"))
+        self.clock.advance(1.9)
+        self.assertEqual((upper.received, upper.lost), ([b"answer"] * 4, []))
+        self.clock.advance(0.2)
+        self.assertTrue(upper.lost[0].check(error.ConnectionDone))
+        self.assertNotIn(b"too late", transport.bytes_written)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_half_close_waits_for_what_was_written(self) -> None:
+        """Silence is none while the peer has not acknowledged everything, nor while it is not read here."""
+        upper, filter_, transport = self.made()
+        filter_.pauseProducing()
+        filter_.write(b"question")
+        filter_.loseWriteConnection()
+        for _ in range(8):
+            self.clock.advance(0.5)
+        self.assertEqual(upper.lost, [])
+        filter_.dataReceived(push(0, b"answer"))
+        self.acknowledge(filter_, [segment for segment in self.sent(transport) if segment.cmd == PUSH])
+        for _ in range(8):
+            self.clock.advance(0.5)
+        self.assertEqual(upper.lost, [])
+        filter_.resumeProducing()
+        self.assertEqual(upper.received, [b"answer"])
+        self.clock.advance(2.1)
+        self.assertEqual(len(upper.lost), 1)
+
+    def test_window_of_an_unauthenticated_peer(self) -> None:
+        """What is kept for a peer is 31 segments until the protocol above has authenticated it, then all of the window."""
+        upper, filter_, transport = self.made(trust=Trust.TOLD)
+        filter_.packets_received([push(sn, bytes(1000)) for sn in range(1, 64)])
+        assert filter_.arq is not None
+        self.assertLessEqual(filter_.arq.buffered, 32)
+        filter_.dataReceived(push(0, b"password"))
+        self.assertLessEqual(max(segment.wnd for segment in self.sent(transport)), 31)
+        filter_.arq.proven = True  # a proof of life is none of knowing the password
+        filter_.dataReceived(push(0, b"password"))
+        self.assertFalse(filter_.authenticated)
+        filter_.peer_authenticated()
+        self.assertTrue(filter_.authenticated)
+        filter_.dataReceived(push(33, b"x"))
+        self.assertEqual(max(segment.wnd for segment in self.sent(transport)), 64)
+        self.assertGreater(sum(map(len, upper.received)), 31_000)
+
+    def test_window_until_the_proof(self) -> None:
+        """Where nothing above authenticates, the limit falls with the proof of life; a client's server has none."""
+        _, filter_, transport = self.made(trust=Trust.PROVEN)
+        filter_.write(b"hello")
+        (greeting,) = self.sent(transport)
+        filter_.peer_authenticated()
+        self.assertFalse(filter_.authenticated)
+        filter_.dataReceived(encode(Segment(CONV, ACK, 0, 128, greeting.ts, 0, 1, b"")))
+        self.assertTrue(filter_.authenticated)
+        self.assertTrue(self.made()[1].authenticated)
+
+    def test_budget(self) -> None:
+        """All that a session keeps, received or to be sent, counts in the budget, and no more when it is over."""
+        budget = MemoryBudget(1 << 30)
+        _, filter_, transport = self.made(budget=budget)
+        filter_.pauseProducing()
+        filter_.packets_received([push(sn, bytes(1000)) for sn in range(1, 21)])
+        self.assertTrue(20_000 <= budget.used <= 20 * 1500, budget.used)
+        received = budget.used
+        filter_.write(bytes(13_000))
+        self.assertGreaterEqual(budget.used, received + 13_000)
+        filter_.packets_received([push(0, bytes(1000))])
+        filter_.resumeProducing()
+        self.acknowledge(filter_, [segment for segment in self.sent(transport) if segment.cmd == PUSH])
+        self.acknowledge(filter_, [segment for segment in self.sent(transport) if segment.cmd == PUSH])
+        self.assertEqual(budget.used, 0)
+        filter_.write(bytes(13_000))
+        transport.lose(LOST)
+        self.assertEqual(budget.used, 0)

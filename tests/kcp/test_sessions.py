@@ -8,11 +8,18 @@ from typing import Any
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
+from mikanet.endpoints.kcp import MIKA_SERVER
+from mikanet.fec.encoder import FecEncoder
+from mikanet.fec.reedsolomon import ReedSolomon, parity_rows
+from mikanet.interfaces import IAuthenticatingFactory, tell_authenticated
 from mikanet.kcp.filter import Patience
 from mikanet.kcp.link import LinkSettings
+from mikanet.kcp.segment import PUSH, Segment, encode
 from mikanet.kcp.sessions import FAILURES_PER_SECOND, FailureLimit
 from mikanet.kcp.settings import MODES
+from mikanet.relay import MemoryBudget
 from mikanet.smux.connection import SmuxConnection
 from mikanet.smux.session import SmuxSettings
 from tests.filters.contract import Upper
@@ -132,11 +139,10 @@ class SessionsTests(SynchronousTestCase):
     def test_limits(self) -> None:
         """Sessions per host and in all are limited (Q6)."""
         net = self.net(max_sessions=5, max_sessions_per_host=3)
-        for number in range(4):
-            net.client(Greeting(), LINK, ("10.0.0.1", number))
-        for number in range(4):
-            net.client(Greeting(), LINK, ("10.0.0.2", number))
-        net.clock.sleep(0.2)
+        for host in ("10.0.0.1", "10.0.0.2"):
+            for number in range(4):
+                net.client(Greeting(), LINK, (host, number))
+                net.clock.sleep(0.2)
         self.assertEqual(len(net.sessions), 5)
         self.assertGreater(net.counters["kcp.server.refused.host"], 0)
         self.assertGreater(net.counters["kcp.server.refused.sessions"], 0)
@@ -220,3 +226,98 @@ class SessionsTests(SynchronousTestCase):
         for upper in uppers:
             mux.open(upper)
         net.clock.run(lambda: all(upper.received == [b"hello"] for upper in uppers), 10)
+
+
+@implementer(IAuthenticatingFactory)
+class Asking(Factory):
+    """Makes protocols that would tell when they know their peer."""
+
+    noisy = False
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self.budget = budget
+        self.made: list[Upper] = []
+
+    def buildProtocol(self, addr: Any) -> Upper:
+        """One more."""
+        self.made.append(Upper())
+        return self.made[-1]
+
+
+class UnauthenticatedTests(SynchronousTestCase):
+    """What peers cost that the protocol above has not authenticated."""
+
+    def flood(self, net: Net, peers: int, segments: int = 999, size: int = 1300) -> None:
+        """Each peer opens a session of its own and sends segments 1 to 999, never 0."""
+        for number in range(peers):
+            packets = [encode(Segment(7, PUSH, 0, 32, 0, sn, 0, bytes(size))) for sn in range(1, 1 + segments)]
+            net.sessions.packets_received((f"10.1.{number >> 4}.{number & 15}", number), packets)
+
+    def net(self, budget: MemoryBudget, **changes: Any) -> Net:
+        """Mika's link: no cipher, FEC, a window of 1,024."""
+        self.factory = Asking(budget)
+        return Net(replace(MIKA_SERVER, **changes), self.factory)
+
+    def test_memory_of_unauthenticated_sessions(self) -> None:
+        """A session that sends segments 1 to 999 and never 0 keeps 31 of them, and they count in the budget."""
+        budget = MemoryBudget(1 << 30)
+        net = self.net(budget)
+        self.flood(net, 20)
+        self.assertEqual(len(net.sessions), 20)
+        self.assertLessEqual(budget.used, 20 * 32 * 1400)
+        self.assertGreaterEqual(budget.used, 20 * 31 * 1300)
+        for upper in self.factory.made:
+            upper.transport.abortConnection()  # type: ignore[union-attr]
+        self.assertEqual(budget.used, 0)
+
+    def test_no_session_beyond_the_budget(self) -> None:
+        """When memory is used up no more sessions are opened."""
+        net = self.net(MemoryBudget(10 * 31 * 1300))
+        self.flood(net, 20)
+        self.assertLessEqual(len(net.sessions), 11)
+        self.assertGreater(net.counters["kcp.server.refused.memory"], 0)
+
+    def test_authenticated_sessions_have_the_whole_window(self) -> None:
+        """Once the protocol above knows its peer, everything is as it was."""
+        net = self.net(MemoryBudget(1 << 30))
+        self.flood(net, 1, segments=1)
+        (upper,) = self.factory.made
+        tell_authenticated(upper.transport)
+        self.flood(net, 1)
+        net.sessions.packets_received(("10.1.0.0", 0), [encode(Segment(7, PUSH, 0, 32, 0, 0, 0, b"first"))])
+        self.assertEqual(sum(map(len, upper.received)), 5 + 999 * 1300)
+
+    def test_authenticated_sessions_are_not_displaced(self) -> None:
+        """At the limit a newcomer takes the place of the oldest unauthenticated session, never of another."""
+        net = self.net(MemoryBudget(1 << 30), max_sessions=5)
+        self.flood(net, 2, segments=1)
+        for upper in self.factory.made:
+            tell_authenticated(upper.transport)
+        self.flood(net, 100, segments=1)
+        self.assertEqual((len(net.sessions), [len(upper.lost) for upper in self.factory.made[:2]]), (5, [0, 0]))
+        self.assertGreater(net.counters["kcp.server.displaced"], 90)
+
+    def test_codes_of_unauthenticated_peers(self) -> None:
+        """Datagrams that look like those of other shard counts make no code, however many there are."""
+        net = self.net(MemoryBudget(1 << 30))
+        self.flood(net, 1, segments=1)
+        parity_rows.cache_clear()
+        for counts in ((3, 2), (7, 5), (20, 9), (100, 50)):
+            encoder = FecEncoder(ReedSolomon(*counts))
+            body = encode(Segment(7, PUSH, 0, 32, 0, 5, 0, b"x"))
+            net.sessions.packets_received(
+                ("10.1.0.0", 0),
+                [shard for n in range(300) for shard in encoder.encode([body], n)],
+            )
+        # Those that the four encoders here have made, our own for what we send, and no other.
+        self.assertEqual(parity_rows.cache_info().misses, 5)
+        (session,) = net.sessions._by_peer["10.1.0.0", 0]
+        decoder = session.bottom.decoder  # type: ignore[attr-defined]
+        self.assertEqual((decoder.data_shards, decoder.parity_shards, len(decoder._groups)), (10, 3, 0))
+
+    def test_packets_longer_than_packets_are(self) -> None:
+        """Datagrams above 1,500 bytes, which kcp-go's buffers do not hold either, are not taken."""
+        net = self.net(MemoryBudget(1 << 30))
+        self.flood(net, 3, segments=40, size=60_000)
+        self.assertEqual(len(net.sessions), 0)
+        self.assertEqual(net.counters["kcp.server.dropped.check"], 120)
