@@ -1,14 +1,14 @@
-"""What passed before: packets of our own that come back, and packets that come twice (Q3). No I/O.
+"""What passed before: packets that come twice (Q3). No I/O.
 
 kcp-go's packets carry neither direction nor counter, so a copy is as good as the original. But each begins with random
-bytes, and those can be remembered: here in two generations of a bit map, each packet leaving four bits. Both the
-packets that were sent and those that were accepted go in; whatever hits is dropped. A false hit drops a good packet,
-at most two in ten thousand, and KCP repairs that as any loss.
+bytes, and those can be remembered: here in two generations of a bit map, each packet leaving four bits. A false hit
+drops a good packet, at most two in ten thousand, and KCP repairs that as any loss. Packets of our own that come back
+need no memory: see :mod:`mikanet.crypto.packet_nonces`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 #: Leading bytes of a packet that stand for it: four slices of 24 bits.
 IDENTITY_LENGTH = 12
@@ -62,14 +62,6 @@ class SeenPackets:
         self._count = 0
         self._newer = bytearray(_MAP_LENGTH)
         self._older = bytearray(_MAP_LENGTH)
-
-    def add_all(self, packets: Iterable[bytes]) -> None:
-        """Remember packets that were sent."""
-        self.passed_before(packets)
-
-    def unseen(self, packets: Sequence[bytes]) -> list[bytes]:
-        """Those of ``packets`` that are new, now remembered."""
-        return [packet for packet, old in zip(packets, self.passed_before(packets), strict=True) if not old]
 
     def passed_before(self, packets: Iterable[bytes]) -> list[bool]:
         """For each packet whether it passed before; all of them are remembered from now on."""

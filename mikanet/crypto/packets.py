@@ -1,8 +1,9 @@
-"""Packet ciphers: each packet sealed by itself, as kcp-go does. No I/O; randomness is passed in.
+"""Packet ciphers: each packet sealed by itself, as kcp-go does. No I/O; nonces are passed in.
 
 All but ``null`` and ``aes-128-gcm`` share one packet: ``nonce 16 random | crc32 4 little-endian | body``, which is then
-encrypted as a whole. Packets are sealed and opened in batches, because that is where the time goes: see
-:class:`CfbCipher`.
+encrypted as a whole. Nobody needs the nonce again, so it may as well be chosen as it goes on the wire: what is passed
+in here are the first bytes of packets, and what of them a receiver decrypts is whatever it is.
+Packets are sealed and opened in batches, because that is where the time goes: see :class:`CfbCipher`.
 
 Source: kcp-go ``crypt.go`` and ``sess.go``.
 """
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mikanet.crypto.block_salsa20 import salsa20
@@ -33,7 +34,8 @@ except ImportError:  # pragma: no cover - cryptography before 47
     from cryptography.hazmat.primitives.ciphers.algorithms import TripleDES
     from cryptography.hazmat.primitives.ciphers.modes import CFB
 
-RandomBytes = Callable[[int], bytes]
+#: So many bytes of nonces, one after the other: random, or of :mod:`mikanet.crypto.packet_nonces`.
+Nonces = Callable[[int], bytes]
 
 NONCE_LENGTH = 16
 HEADER_LENGTH = 20
@@ -85,9 +87,9 @@ class GcmCipher:
 
     overhead = 28
 
-    def __init__(self, key: bytes, random_bytes: RandomBytes) -> None:
+    def __init__(self, key: bytes, nonces: Nonces) -> None:
         self._aead = AESGCM(key)
-        self._random_bytes = random_bytes
+        self._nonces = nonces
         self.sealed = 0
 
     def seal(self, bodies: Sequence[bytes]) -> list[bytes]:
@@ -98,7 +100,7 @@ class GcmCipher:
         self.sealed += len(bodies)
         if self.sealed > GCM_MAX_PACKETS:
             raise LocalProtocolError("this aes-128-gcm key has sealed 2^32 packets: set a new key")
-        nonces = self._random_bytes(12 * len(bodies))
+        nonces = self._nonces(12 * len(bodies))
         encrypt = self._aead.encrypt
         packets = []
         at = 0
@@ -125,19 +127,15 @@ class FramedCipher:
 
     overhead = HEADER_LENGTH
 
-    def __init__(self, random_bytes: RandomBytes) -> None:
-        self._random_bytes = random_bytes
+    def __init__(self, nonces: Nonces) -> None:
+        self._nonces = nonces
 
     def seal(self, bodies: Sequence[bytes]) -> list[bytes]:
         """As :class:`PacketCipher`."""
-        nonces = self._random_bytes(NONCE_LENGTH * len(bodies))
+        nonces = self._nonces(NONCE_LENGTH * len(bodies))
         crc32, pack = zlib.crc32, _CRC.pack
-        at = 0
-        packets = []
-        for body in bodies:
-            packets.append(nonces[at : at + NONCE_LENGTH] + pack(crc32(body)) + body)
-            at += NONCE_LENGTH
-        return self._encrypt(packets)
+        firsts = [nonces[at : at + NONCE_LENGTH] for at in range(0, len(nonces), NONCE_LENGTH)]
+        return self._encrypt(firsts, [pack(crc32(body)) + body for body in bodies])
 
     def open(self, packets: Sequence[bytes]) -> list[bytes | None]:
         """As :class:`PacketCipher`."""
@@ -151,8 +149,9 @@ class FramedCipher:
             bodies.append(body if crc32(body) == unpack_from(packet, NONCE_LENGTH)[0] else None)
         return bodies
 
-    def _encrypt(self, packets: list[bytes]) -> list[bytes]:
-        return packets
+    def _encrypt(self, nonces: list[bytes], rests: list[bytes]) -> list[bytes]:
+        """Packets that begin with the nonces as they are, and go on with the rests, encrypted."""
+        return [nonce + rest for nonce, rest in zip(nonces, rests, strict=True)]
 
     def _decrypt(self, packets: Sequence[bytes]) -> Sequence[bytes]:
         return packets
@@ -166,13 +165,13 @@ class CfbCipher(FramedCipher):
 
     * Decrypting, what comes after a block depends on that block only. Feeding the initial vector as if it were
       cipher text puts the context into the state that each packet starts from.
-    * Encrypting, the first block of a packet is a random nonce that the receiver throws away. Whatever the state that
-      the context was left in, the block that leaves is random and what the receiver makes of it is random too, so no
-      state need be restored. Padding puts each packet at the start of a block.
+    * Encrypting, the state that a packet finds is its predecessor's last block, encrypted. With that xored to it, the
+      nonce comes out as it is; with blocks of 8 bytes its second half meets its first, encrypted. Padding puts each
+      packet at the start of a block.
     """
 
-    def __init__(self, algorithm: algorithms.AES | TripleDES, random_bytes: RandomBytes) -> None:
-        super().__init__(random_bytes)
+    def __init__(self, algorithm: algorithms.AES | TripleDES, nonces: Nonces) -> None:
+        super().__init__(nonces)
         size = algorithm.block_size // 8
         self._iv = FIXED_IV[:size]
         self._pads = [bytes(-length % size) for length in range(size)]
@@ -180,25 +179,23 @@ class CfbCipher(FramedCipher):
         cipher = Cipher(algorithm, CFB(self._iv))
         self._encryptor: CipherContext = cipher.encryptor()
         self._decryptor: CipherContext = cipher.decryptor()
+        self._blocks: CipherContext = Cipher(algorithm, modes.ECB()).encryptor()  # the block function
+        self._state = self._blocks.update(self._iv)  # what the next block is xored with
 
-    def _encrypt(self, packets: list[bytes]) -> list[bytes]:
-        pads, mask = self._pads, self._mask
-        if len(packets) == 1:
-            packet = packets[0]
-            length = len(packet)
-            return [self._encryptor.update(packet + pads[length & mask])[:length]]
-        parts = []
-        for packet in packets:
-            parts.append(packet)
-            parts.append(pads[len(packet) & mask])
-        sealed = self._encryptor.update(b"".join(parts))
-        at = 0
-        result = []
-        for packet in packets:
-            end = at + len(packet)
-            result.append(sealed[at:end])
-            at = end + (-end & mask)
-        return result
+    def _encrypt(self, nonces: list[bytes], rests: list[bytes]) -> list[bytes]:
+        pads, mask, size = self._pads, self._mask, len(self._iv)
+        encrypt, block, state = self._encryptor.update, self._blocks.update, self._state
+        packets = []
+        for nonce, rest in zip(nonces, rests, strict=True):
+            if size < NONCE_LENGTH:
+                state += block(nonce[:size])
+            start = int.from_bytes(nonce, "little") ^ int.from_bytes(state, "little")
+            length = NONCE_LENGTH + len(rest)
+            sealed = encrypt(start.to_bytes(NONCE_LENGTH, "little") + rest + pads[length & mask])
+            state = block(sealed[-size:])
+            packets.append(sealed[:length])
+        self._state = state
+        return packets
 
     def _decrypt(self, packets: Sequence[bytes]) -> Sequence[bytes]:
         iv, pads, mask = self._iv, self._pads, self._mask
@@ -220,23 +217,26 @@ class CfbCipher(FramedCipher):
 class PlainCfbCipher(FramedCipher):
     """The same for a block cipher in plain Python: a function that encrypts one block."""
 
-    def __init__(self, encrypt_block: Callable[[bytes], bytes], size: int, random_bytes: RandomBytes) -> None:
-        super().__init__(random_bytes)
+    def __init__(self, encrypt_block: Callable[[bytes], bytes], size: int, nonces: Nonces) -> None:
+        super().__init__(nonces)
         self._encrypt_block = encrypt_block
         self._size = size
 
-    def _encrypt(self, packets: list[bytes]) -> list[bytes]:
-        return [self._run(packet, decrypting=False) for packet in packets]
+    def _encrypt(self, nonces: list[bytes], rests: list[bytes]) -> list[bytes]:
+        size = self._size
+        return [
+            nonce + self._run(rest, nonce[-size:], decrypting=False) for nonce, rest in zip(nonces, rests, strict=True)
+        ]
 
     def _decrypt(self, packets: Sequence[bytes]) -> Sequence[bytes]:
-        return [self._run(packet, decrypting=True) for packet in packets]
+        start = FIXED_IV[: self._size]
+        return [self._run(packet, start, decrypting=True) for packet in packets]
 
-    def _run(self, packet: bytes, decrypting: bool) -> bytes:
+    def _run(self, data: bytes, previous: bytes, decrypting: bool) -> bytes:
         size, encrypt_block = self._size, self._encrypt_block
-        previous = FIXED_IV[:size]
         result = []
-        for at in range(0, len(packet), size):
-            block = packet[at : at + size]
+        for at in range(0, len(data), size):
+            block = data[at : at + size]
             changed = _xor(block, encrypt_block(previous)[: len(block)])
             previous = block if decrypting else changed
             result.append(changed)
@@ -246,12 +246,16 @@ class PlainCfbCipher(FramedCipher):
 class Salsa20Cipher(FramedCipher):
     """The first 8 bytes stay clear and are the Salsa20 nonce; the rest is under the key stream from block 0."""
 
-    def __init__(self, key: bytes, random_bytes: RandomBytes) -> None:
-        super().__init__(random_bytes)
+    def __init__(self, key: bytes, nonces: Nonces) -> None:
+        super().__init__(nonces)
         self._key = key
 
-    def _encrypt(self, packets: list[bytes]) -> list[bytes]:
-        return [packet[:8] + salsa20(self._key, packet[:8], packet[8:]) for packet in packets]
+    def _encrypt(self, nonces: list[bytes], rests: list[bytes]) -> list[bytes]:
+        # The key stream's first 8 bytes belong to the second half of the nonce, which stands as it is.
+        return [
+            nonce + salsa20(self._key, nonce[:8], bytes(8) + rest)[8:]
+            for nonce, rest in zip(nonces, rests, strict=True)
+        ]
 
     def _decrypt(self, packets: Sequence[bytes]) -> Sequence[bytes]:
         key = self._key
@@ -261,12 +265,12 @@ class Salsa20Cipher(FramedCipher):
 class ChaCha20Cipher(FramedCipher):
     """Our reading of the listed ``chacha20``: as salsa20, with RFC 8439's 12-byte nonce and block counter from 0."""
 
-    def __init__(self, key: bytes, random_bytes: RandomBytes) -> None:
-        super().__init__(random_bytes)
+    def __init__(self, key: bytes, nonces: Nonces) -> None:
+        super().__init__(nonces)
         self._key = key
 
-    def _encrypt(self, packets: list[bytes]) -> list[bytes]:
-        return [self._run(packet) for packet in packets]
+    def _encrypt(self, nonces: list[bytes], rests: list[bytes]) -> list[bytes]:
+        return [nonce + self._run(nonce + rest)[NONCE_LENGTH:] for nonce, rest in zip(nonces, rests, strict=True)]
 
     def _decrypt(self, packets: Sequence[bytes]) -> Sequence[bytes]:
         return [self._run(packet) if len(packet) > 12 else b"" for packet in packets]
@@ -281,13 +285,13 @@ class XorCipher(FramedCipher):
 
     TABLE_LENGTH = 1500
 
-    def __init__(self, key: bytes, random_bytes: RandomBytes) -> None:
-        super().__init__(random_bytes)
+    def __init__(self, key: bytes, nonces: Nonces) -> None:
+        super().__init__(nonces)
         table = hashlib.pbkdf2_hmac("sha1", key, b"sH3CIVoF#rWLtJo6", 32, self.TABLE_LENGTH)
         self._table = int.from_bytes(table, "little")
 
-    def _encrypt(self, packets: list[bytes]) -> list[bytes]:
-        return [self._run(packet) for packet in packets]
+    def _encrypt(self, nonces: list[bytes], rests: list[bytes]) -> list[bytes]:
+        return [nonce + self._run(nonce + rest)[NONCE_LENGTH:] for nonce, rest in zip(nonces, rests, strict=True)]
 
     def _decrypt(self, packets: Sequence[bytes]) -> Sequence[bytes]:
         return [self._run(packet) if len(packet) <= self.TABLE_LENGTH else b"" for packet in packets]
@@ -312,7 +316,7 @@ _LIBRARY = {
     "sm4": algorithms.SM4,
 }
 _PLAIN = {"tea": (tea_encryptor, 8), "xtea": (xtea_encryptor, 8), "twofish": (twofish_encryptor, 16)}
-_STREAMS: dict[str, Callable[[bytes, RandomBytes], PacketCipher]] = {
+_STREAMS: dict[str, Callable[[bytes, Nonces], PacketCipher]] = {
     "salsa20": Salsa20Cipher,
     "chacha20": ChaCha20Cipher,
     "xor": XorCipher,
@@ -320,7 +324,7 @@ _STREAMS: dict[str, Callable[[bytes, RandomBytes], PacketCipher]] = {
 }
 
 
-def packet_cipher(name: str, key: bytes, random_bytes: RandomBytes) -> PacketCipher:
+def packet_cipher(name: str, key: bytes, nonces: Nonces) -> PacketCipher:
     """The cipher for the block called ``name`` (see :data:`~mikanet.crypto.packet_keys.BLOCKS`).
 
     :param key: at least as many bytes as the block takes; the first of them are used.
@@ -329,10 +333,10 @@ def packet_cipher(name: str, key: bytes, random_bytes: RandomBytes) -> PacketCip
     if name == "null":
         return NullCipher()
     if name == "none":
-        return FramedCipher(random_bytes)
+        return FramedCipher(nonces)
     if name in _LIBRARY:
-        return CfbCipher(_LIBRARY[name](key), random_bytes)  # type: ignore[abstract, arg-type]  # a union of classes
+        return CfbCipher(_LIBRARY[name](key), nonces)  # type: ignore[abstract, arg-type]  # a union of classes
     if name in _PLAIN:
         encryptor, size = _PLAIN[name]
-        return PlainCfbCipher(encryptor(key), size, random_bytes)
-    return _STREAMS[name](key, random_bytes)
+        return PlainCfbCipher(encryptor(key), size, nonces)
+    return _STREAMS[name](key, nonces)

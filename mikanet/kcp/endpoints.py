@@ -25,7 +25,7 @@ from zope.interface import implementer
 from mikanet.counters import Counters
 from mikanet.errors import ConfigError
 from mikanet.kcp.client import KcpClientSession
-from mikanet.kcp.link import LinkSettings, PacketSealer, RandomBytes
+from mikanet.kcp.link import LinkSettings, RandomBytes, shared_sealer
 from mikanet.kcp.sessions import KcpSessions
 from mikanet.kcp.udp import UdpPackets, UdpPeer
 
@@ -42,7 +42,7 @@ class KcpClientEndpoint:
         self._port = port
         self._settings = settings
         self._random_bytes = random_bytes
-        self._sealer = PacketSealer(settings, random_bytes)
+        self._sealer = shared_sealer(settings, random_bytes, server=False)
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Fires with the protocol once the name is resolved and the socket is open."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from twisted.internet.interfaces import IProtocol, IReactorTime
 from twisted.logger import Logger
 
 from mikanet.crypto.packet_keys import BLOCKS
+from mikanet.crypto.packet_nonces import BlockNonces, OwnNonces, WideNonces
 from mikanet.crypto.packet_seen import SeenPackets
 from mikanet.crypto.packets import GCM_WARN_PACKETS, GcmCipher, PacketCipher, packet_cipher
 from mikanet.errors import ConfigError, LocalProtocolError
@@ -141,17 +143,23 @@ def kcp_datagram(body: bytes) -> bytes:
 
 
 class PacketSealer:
-    """The cipher of a link with its memory of packets: shared by all sessions of one key.
+    """The cipher of a link with its memory of packets: shared by all sessions of one key; see :func:`shared_sealer`.
 
-    :ivar refused: packets that were too short or failed their check; :ivar repeated: those that passed before.
+    :ivar refused: packets that were too short or failed their check; :ivar repeated: those that passed before, or are
+        our own.
     """
 
     def __init__(self, settings: LinkSettings, random_bytes: RandomBytes) -> None:
-        self._cipher: PacketCipher = packet_cipher(settings.block, settings.key, random_bytes)
+        # Without a nonce two packets may well be the same.
+        self._own: OwnNonces | None = None
+        self._seen: SeenPackets | None = None
+        if settings.block != "null":
+            self._own = (WideNonces if settings.block == "aes-128-gcm" else BlockNonces)(random_bytes)
+            self._seen = SeenPackets()
+        nonces = random_bytes if self._own is None else self._own.take
+        self._cipher: PacketCipher = packet_cipher(settings.block, settings.key, nonces)
         self._counts_packets = isinstance(self._cipher, GcmCipher)
         self._said: set[str] = set()
-        # Without a random nonce two packets may well be the same.
-        self._seen = None if settings.block == "null" else SeenPackets()
         self.refused = 0
         self.repeated = 0
 
@@ -164,8 +172,6 @@ class PacketSealer:
             return []
         if self._counts_packets and self._cipher.sealed >= GCM_WARN_PACKETS:  # type: ignore[attr-defined]  # it counts
             self._say_once("this aes-128-gcm key has sealed a quarter of what it may: set a new key soon")
-        if self._seen is not None:
-            self._seen.add_all(packets)
         return packets
 
     def _say_once(self, text: str) -> None:
@@ -175,10 +181,17 @@ class PacketSealer:
 
     def open(self, packets: list[bytes]) -> list[bytes]:
         """The bodies of the packets that are good and new. Longer ones than there are, are not."""
-        if max(map(len, packets), default=0) > MAX_PACKET:
-            count = len(packets)
-            packets = [packet for packet in packets if len(packet) <= MAX_PACKET]
-            self.refused += count - len(packets)
+        count = len(packets)
+        shortest = self._cipher.overhead
+        packets = [packet for packet in packets if shortest <= len(packet) <= MAX_PACKET]
+        self.refused += count - len(packets)
+        if not packets:
+            return []
+        if self._own is not None:
+            own = self._own.own(packets)
+            if True in own:
+                self.repeated += sum(own)
+                packets = [packet for packet, mine in zip(packets, own, strict=True) if not mine]
         opened = self._cipher.open(packets)
         if None in opened:
             packets = [packet for packet, body in zip(packets, opened, strict=True) if body is not None]
@@ -191,3 +204,19 @@ class PacketSealer:
             self.repeated += sum(passed_before)
             return [body for body, old in zip(bodies, passed_before, strict=True) if not old]
         return bodies
+
+
+_sealers: WeakValueDictionary[tuple[str, bytes, bool, RandomBytes], PacketSealer] = WeakValueDictionary()
+
+
+def shared_sealer(settings: LinkSettings, random_bytes: RandomBytes, server: bool) -> PacketSealer:
+    """The sealer that all servers, or all clients, of one key in this process share.
+
+    Each knows its own packets, wherever they come back; and a key is used up once. A server and a client of one key in
+    one process may well be meant to talk to each other, so those two know nothing of each other.
+    """
+    name = (settings.block, settings.key, server, random_bytes)
+    sealer = _sealers.get(name)
+    if sealer is None:
+        sealer = _sealers[name] = PacketSealer(settings, random_bytes)
+    return sealer

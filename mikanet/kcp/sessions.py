@@ -21,13 +21,13 @@ from mikanet.kcp.filter import KcpFilter, Trust
 from mikanet.kcp.link import (
     FEC_TYPES,
     LinkSettings,
-    PacketSealer,
     RandomBytes,
     conv_bytes,
     conv_of,
     kcp_datagram,
     kcp_stack,
     random_u32,
+    shared_sealer,
 )
 from mikanet.kcp.ports import PacketPath
 from mikanet.kcp.segment import opens_session
@@ -107,7 +107,7 @@ class KcpSessions:
             self._trust = Trust.TOLD
             self._budget = budget or cast(IAuthenticatingFactory, factory).budget
         self._unauthenticated: dict[_Session, None] = {}  # the oldest first
-        self._sealer = PacketSealer(settings, random_bytes)
+        self._sealer = shared_sealer(settings, random_bytes, server=True)
         self._failures = FailureLimit(clock)
         self._by_peer: dict[Any, list[_Session]] = {}
         self._per_source: dict[Any, int] = {}

@@ -15,7 +15,7 @@ from mikanet.errors import DestinationError, LocalProtocolError, Reason
 from mikanet.filters.base import Filter, Kind
 from mikanet.guard.deadlines import Deadlines
 from mikanet.interfaces import IPacketTransport, ITunnel
-from mikanet.kcp.link import PacketSealer
+from mikanet.kcp.link import shared_sealer
 from mikanet.paqet.connection import Connection, LiveSession, PaqetClientConfig
 from mikanet.paqet.ports import IClientPort
 from mikanet.paqet.wire import MAX_DATAGRAM, MAX_HOST, Message, MessageType, encode
@@ -179,7 +179,7 @@ class PaqetTunnel:
         self._config = config
         self._ports = ports
         self._half_closed = Deadlines(clock, HALF_CLOSED_TIME)
-        self.sealer = PacketSealer(config.link, config.random_bytes)
+        self.sealer = shared_sealer(config.link, config.random_bytes, server=False)
         voice = _Voice(clock, name, report or (lambda text: _log.warn("{text}", text=text)))
         self.connections = [Connection(clock, port, config, self.sealer, voice.report) for port in ports]
         self._next = 0

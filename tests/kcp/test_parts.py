@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -12,11 +14,12 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from mikanet.crypto.packet_keys import BLOCKS
 from mikanet.crypto.packets import GCM_MAX_PACKETS, GCM_WARN_PACKETS
 from mikanet.errors import ConfigError, LocalProtocolError
 from mikanet.interfaces import IPacketTransport
 from mikanet.kcp.congestion import CongestionWindow
-from mikanet.kcp.link import LinkSettings, PacketSealer, conv_of, kcp_datagram
+from mikanet.kcp.link import LinkSettings, PacketSealer, conv_of, kcp_datagram, shared_sealer
 from mikanet.kcp.ports import PacketPath
 from mikanet.kcp.rtt import RttEstimator
 from mikanet.kcp.sendqueue import MessageQueue, StreamQueue
@@ -144,6 +147,31 @@ class LinkTests(SynchronousTestCase):
                 self.assertEqual(len(sealer.seal([b"x"])), count)
         self.assertEqual(len(logs), 2)
 
+    def test_own_packets_are_known_for_ever(self) -> None:
+        """A link's own packets are dropped whenever and wherever they come back, and sending them remembers nothing (Q3)."""
+        for block in (name for name in BLOCKS if name != "null"):
+            settings = LinkSettings(block, bytes(32))
+            sealer = PacketSealer(settings, random.Random(4).randbytes)
+            early = sealer.seal([b"body of the packet"] * 3)
+            for _ in range(20):
+                sealer.seal([b"another body"] * 50)
+            assert sealer._seen is not None
+            self.assertFalse(any(sealer._seen._newer) or any(sealer._seen._older))
+            self.assertEqual((sealer.open(early), sealer.repeated, sealer.refused), ([], 3, 0), block)
+            other = PacketSealer(settings, random.Random(5).randbytes)
+            self.assertEqual(other.open(early), [b"body of the packet"] * 3)
+            self.assertEqual((other.open(early), other.repeated), ([], 3))
+
+    def test_sealers_of_one_key_are_one(self) -> None:
+        """Servers of one key in a process share a sealer, and so do clients; servers and clients do not."""
+        settings, other = LinkSettings("aes", bytes(32)), LinkSettings("aes", b"k" * 32)
+        made = [shared_sealer(replace(settings, snd_wnd=wnd), os.urandom, True) for wnd in (10, 20)]
+        self.assertIs(made[0], made[1])
+        self.assertIsNot(made[0], shared_sealer(settings, os.urandom, False))
+        self.assertIsNot(made[0], shared_sealer(other, os.urandom, True))
+        client = shared_sealer(settings, os.urandom, False)
+        self.assertEqual(made[0].open(client.seal([b"request"])), [b"request"])
+
     def test_path(self) -> None:
         """The transport of one session seals what it sends, and closes once."""
         sent: list[Any] = []
@@ -153,7 +181,7 @@ class LinkTests(SynchronousTestCase):
             def send_packets(self, peer: Any, packets: list[bytes]) -> None:
                 sent.append((peer, packets))
 
-        sealer = PacketSealer(LinkSettings("aes", bytes(32)), lambda length: bytes(range(length)))
+        sealer = PacketSealer(LinkSettings("aes", bytes(32)), random.Random(1).randbytes)
         path = PacketPath(Port(), "peer", sealer, 1330, lambda: closed.append(True))
         verifyObject(IPacketTransport, path)
         self.assertTrue(IConsumer.providedBy(path))

@@ -1,0 +1,139 @@
+"""Nonces that look random and that their maker knows again, for ever and without remembering any (Q3). No I/O.
+
+kcp-go's packets carry neither direction nor counter, so whoever sends one back to its sender has a good packet. But a
+nonce may be anything that does not repeat. Here it is a counter and a mark under a permutation whose key never leaves
+this process: no two are the same, to others they are random, and what comes out of the inverse with the mark behind a
+number that has been used is our own. A nonce of somebody else does so with a probability below 2**-48.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Protocol
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+RandomBytes = Callable[[int], bytes]
+
+_LANE = 16
+#: Of the 96-bit permutation: as many as FF1 of NIST SP 800-38G has, on halves of 48 bits.
+_ROUNDS = 10
+_HALF = 6
+#: Nonces made at a time where one alone costs much.
+_POOL = 128
+
+
+class OwnNonces(Protocol):
+    """A source of nonces.
+
+    :ivar length: bytes of one.
+    """
+
+    length: int
+
+    def take(self, size: int) -> bytes:
+        """The next nonces, one after the other; ``size`` is a multiple of :attr:`length`."""
+
+    def own(self, packets: Sequence[bytes]) -> list[bool]:
+        """For each packet, of at least :attr:`length` bytes, whether it begins with a nonce that was taken here."""
+
+
+class BlockNonces:
+    """16 bytes: AES of ``counter 8 | mark 8``."""
+
+    length = 16
+
+    def __init__(self, random_bytes: RandomBytes) -> None:
+        cipher = Cipher(algorithms.AES(random_bytes(32)), modes.ECB())  # one block, never twice the same
+        self._permute, self._invert = cipher.encryptor(), cipher.decryptor()
+        self._mark = random_bytes(8)
+        self._next = 0
+
+    def take(self, size: int) -> bytes:
+        """See :meth:`OwnNonces.take`."""
+        first, mark = self._next, self._mark
+        self._next += size // self.length
+        return self._permute.update(b"".join([n.to_bytes(8, "big") + mark for n in range(first, self._next)]))
+
+    def own(self, packets: Sequence[bytes]) -> list[bool]:
+        """See :meth:`OwnNonces.own`."""
+        length, mark = self.length, self._mark
+        plain = self._invert.update(b"".join([packet[:length] for packet in packets]))
+        if mark not in plain:
+            return [False] * len(packets)
+        return [
+            plain[at + 8 : at + length] == mark and int.from_bytes(plain[at : at + 8], "big") < self._next
+            for at in range(0, len(plain), length)
+        ]
+
+
+class WideNonces:
+    """12 bytes: a Feistel network with AES for its rounds, over ``counter 6 | mark 6``.
+
+    All of a batch goes through a round at once: each nonce has a lane of 16 bytes in one large number.
+    """
+
+    length = 2 * _HALF
+
+    def __init__(self, random_bytes: RandomBytes) -> None:
+        cipher = Cipher(algorithms.AES(random_bytes(32)), modes.ECB())  # a round function, on blocks
+        self._round = cipher.encryptor()
+        self._mark = random_bytes(_HALF)
+        self._next = 0
+        self._pool = b""
+
+    def take(self, size: int) -> bytes:
+        """See :meth:`OwnNonces.take`."""
+        if len(self._pool) < size:
+            self._pool += self._make(max(_POOL, size // self.length))
+        taken, self._pool = self._pool[:size], self._pool[size:]
+        return taken
+
+    def _make(self, count: int) -> bytes:
+        left = _number([n.to_bytes(_HALF, "big") for n in range(self._next, self._next + count)])
+        right = _number([self._mark] * count)
+        self._next += count
+        mask, rounds = _rounds(count)
+        for number in rounds:
+            left, right = right, left ^ self._mixed(right | number, count) & mask
+        return _cut(left, right, count)
+
+    def own(self, packets: Sequence[bytes]) -> list[bool]:
+        """See :meth:`OwnNonces.own`."""
+        count = len(packets)
+        left = _number([packet[:_HALF] for packet in packets])
+        right = _number([packet[_HALF : 2 * _HALF] for packet in packets])
+        mask, rounds = _rounds(count)
+        for number in reversed(rounds):
+            left, right = right ^ self._mixed(left | number, count) & mask, left
+        plain = _cut(left, right, count)
+        mark, length = self._mark, self.length
+        if mark not in plain:
+            return [False] * count
+        return [
+            plain[at + _HALF : at + length] == mark and int.from_bytes(plain[at : at + _HALF], "big") < self._next
+            for at in range(0, len(plain), length)
+        ]
+
+    def _mixed(self, lanes: int, count: int) -> int:
+        """The round function, of each lane: AES of a half and the number of the round."""
+        return int.from_bytes(self._round.update(lanes.to_bytes(_LANE * count, "little")), "little")
+
+
+def _number(halves: Sequence[bytes]) -> int:
+    """Pieces of at most a lane as one number, a lane for each."""
+    return int.from_bytes(b"".join([half.ljust(_LANE, b"\0") for half in halves]), "little")
+
+
+@lru_cache(maxsize=128)
+def _rounds(count: int) -> tuple[int, tuple[int, ...]]:
+    """For so many lanes: a mask of their halves, and the numbers of the rounds behind those."""
+    mask = _number([b"\xff" * _HALF] * count)
+    return mask, tuple(_number([bytes(_HALF) + bytes((number,))] * count) for number in range(_ROUNDS))
+
+
+def _cut(left: int, right: int, count: int) -> bytes:
+    """Left and right half of each lane, one after the other."""
+    lanes = (left | right << 8 * _HALF).to_bytes(_LANE * count, "little")
+    return b"".join([lanes[at : at + 2 * _HALF] for at in range(0, len(lanes), _LANE)])
