@@ -275,14 +275,15 @@ class Receiver:
         return self._packets(stream)
 
     def _close_gap(self) -> None:
-        while (data := self._held.pop(self._next, None)) is not None:
+        # The lowest bit is the segment that is next now; the picture moves on by one more than what was taken from it.
+        sack = self.sack
+        while sack & 1:
+            data = self._held.pop(self._next)
             self._held_bytes -= len(data)
             self._stream += data
             self._next += 1
-        sack = 0
-        for sequence in self._held:
-            sack |= 1 << (sequence - self._next - 1)
-        self.sack = sack
+            sack >>= 1
+        self.sack = sack >> 1
 
     @staticmethod
     def _packets(stream: bytearray) -> list[bytes]:

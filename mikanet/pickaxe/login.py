@@ -11,13 +11,14 @@ import hmac
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeVar
 
 from mikanet.address import network_of
 from mikanet.errors import RemoteProtocolError
 from mikanet.pickaxe import wire
+from mikanet.pickaxe.fragments import UnprovedFragments
 from mikanet.pickaxe.keys import KEY_SIZE, Handshake, Kdf, Secret, SessionKeys
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class Pending:
     """A login that was answered and not proved.
 
     :ivar user: None if no session may come of it. :ivar slots: where the throttle counts it.
+    :ivar fragments: of a packet that may prove it.
     """
 
     request: bytes
@@ -63,6 +65,7 @@ class Pending:
     secret: Secret
     slots: tuple[bytes, ...] = ()
     keys: SessionKeys | None = None
+    fragments: UnprovedFragments = field(default_factory=UnprovedFragments)
 
     def session_keys(self) -> SessionKeys:
         """The keys, derived when the first packet asks for them and kept."""

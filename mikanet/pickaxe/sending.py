@@ -8,6 +8,7 @@ unreliable one took, when an acknowledgement is overdue or the peer says that it
 from __future__ import annotations
 
 from collections import deque
+from heapq import heappop, heappush
 
 from mikanet.pickaxe.paths import Path
 
@@ -113,7 +114,8 @@ class SendWindow:
         self._rate_bytes = 0
         self.size = self.waiting = self.resent = 0
         self._sent: dict[int, Sent] = {}
-        self._queue: deque[Sent] = deque()
+        self._queue: deque[Sent] = deque()  # to be sent for the first time
+        self._again: list[tuple[int, Sent]] = []  # to be sent again: a heap, by number
         self._flight = 0
         self._cwnd = _INITIAL_CWND
         self._threshold = SMALL_WINDOW
@@ -167,16 +169,20 @@ class SendWindow:
 
     def take(self, path: Path, now: float) -> list[bytes]:
         """The packets to send by ``path`` now."""
-        queue, packets = self._queue, []
+        queue, again, packets = self._queue, self._again, []
         reliable = path.reliable
-        while queue:
-            sent = queue[0]
-            if sent.acknowledged or sent.held:
-                queue.popleft()
-                continue
-            if not reliable and self._flight and self._flight + len(sent.packet) > self._cwnd:
+        while queue or again:
+            first = bool(again) and (not queue or again[0][0] < queue[0].counter)
+            sent = again[0][1] if first else queue[0]
+            obsolete = sent.acknowledged or sent.held
+            if not obsolete and not reliable and self._flight and self._flight + len(sent.packet) > self._cwnd:
                 break
-            queue.popleft()
+            if first:
+                heappop(again)
+            else:
+                queue.popleft()
+            if obsolete:
+                continue
             self.waiting -= len(sent.packet)
             self._mark(sent, path, now)
             packets.append(sent.packet)
@@ -248,6 +254,7 @@ class SendWindow:
             self.size -= len(packet.packet)
         else:
             self._queue.clear()  # nothing but acknowledged ones
+            self._again.clear()
             self._due = None
         if gained:
             self._grow(gained)
@@ -332,14 +339,11 @@ class SendWindow:
         return False
 
     def _requeue(self, lost: list[Sent]) -> None:
-        if not lost:
-            return
         for sent in lost:
             self._land(sent)
             sent.path = None
             self.waiting += len(sent.packet)
-        waiting = [sent for sent in self._queue if not (sent.acknowledged or sent.held)]
-        self._queue = deque(sorted([*lost, *waiting], key=lambda sent: sent.counter))
+            heappush(self._again, (sent.counter, sent))
 
     # -- congestion on unreliable paths
 

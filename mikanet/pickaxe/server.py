@@ -21,7 +21,6 @@ from mikanet.errors import RemoteProtocolError, reason_of
 from mikanet.guard.admission import AdmissionLimits
 from mikanet.interfaces import ICarrier, ICarrierUser
 from mikanet.pickaxe import wire
-from mikanet.pickaxe.fragments import Reassembler
 from mikanet.pickaxe.keys import Kdf, Secret
 from mikanet.pickaxe.link import Link
 from mikanet.pickaxe.listening import ListenPolicy, PortTable
@@ -41,9 +40,6 @@ SILENT = 30.0
 
 #: How often that is looked at.
 _SWEEP = 10.0
-
-#: Most bytes of fragments of packets whose session nobody has proved yet, all together.
-_STRANGERS_FRAGMENTS = 64 * 1024
 
 _log = Logger()
 
@@ -82,7 +78,6 @@ class PickaxeServer:
         self.config = config
         self.sessions: dict[bytes, ServerLink] = {}
         self.busy = BusySessions(self.sessions)
-        self._fragments = Reassembler(_STRANGERS_FRAGMENTS)
         self._sweep_timer: IDelayedCall | None = None
         self._desk = LoginDesk(
             config.users,
@@ -138,7 +133,7 @@ class PickaxeServer:
         now = self.reactor.seconds()
         if packet[0] == wire.FRAGMENT:
             try:
-                whole = self._fragments.add(wire.decode_fragment(packet))
+                whole = pending.fragments.add(wire.decode_fragment(packet))
             except RemoteProtocolError:
                 return
             if whole is None:

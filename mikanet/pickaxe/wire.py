@@ -73,6 +73,10 @@ _U16 = struct.Struct("<H")
 
 FRAGMENT_OVERHEAD = _FRAGMENT.size
 
+#: Least bytes of the packet in a fragment that is not its last (our choice; the narrowest carriers take 110 bytes): crumbs
+#: cost their receiver more than their sender.
+MIN_FRAGMENT = 32
+
 
 class Status(IntEnum):
     """How a request or a connection ended. Values above 7 are our choice; the document leaves all of them open."""
@@ -230,10 +234,10 @@ class Fragment:
 def fragment(packet: bytes, size: int) -> Iterator[bytes]:
     """Cut a packet of a session into fragments that are packets of at most ``size`` bytes.
 
-    :raises ValueError: if that leaves no room for a byte.
+    :raises ValueError: if that leaves no room for :data:`MIN_FRAGMENT` bytes.
     """
     step = size - FRAGMENT_OVERHEAD
-    if step < 1:
+    if step < MIN_FRAGMENT:
         raise ValueError("too small for a fragment")
     sid, low = sid_of(packet), low_counter(packet)
     for offset in range(0, len(packet), step):
@@ -244,7 +248,8 @@ def fragment(packet: bytes, size: int) -> Iterator[bytes]:
 def decode_fragment(packet: bytes) -> Fragment:
     """A packet that begins with 0xff.
 
-    :raises RemoteProtocolError: if it holds nothing, or something beyond its total.
+    :raises RemoteProtocolError: if it holds nothing, something beyond its total, or less than :data:`MIN_FRAGMENT` bytes
+        that are not the packet's last.
     """
     if len(packet) <= FRAGMENT_OVERHEAD or packet[0] != FRAGMENT:
         raise RemoteProtocolError("not a fragment")
@@ -252,6 +257,8 @@ def decode_fragment(packet: bytes) -> Fragment:
     data = packet[FRAGMENT_OVERHEAD:]
     if total < HEADER_SIZE or offset + len(data) > total:
         raise RemoteProtocolError("a fragment of an impossible packet")
+    if len(data) < MIN_FRAGMENT and offset + len(data) < total:
+        raise RemoteProtocolError("a fragment that is too small")
     return Fragment(sid, high << 16 | low, total, offset, data)
 
 

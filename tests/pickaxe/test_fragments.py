@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from hypothesis import given, settings
@@ -9,7 +10,15 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.pickaxe import wire
-from mikanet.pickaxe.fragments import Reassembler
+from mikanet.pickaxe.fragments import (
+    MAX_BYTES,
+    MAX_RANGES,
+    MAX_UNPROVED_FRAGMENTS,
+    MAX_UNPROVED_PACKET,
+    OVERHEAD,
+    Reassembler,
+    UnprovedFragments,
+)
 
 
 def pieces(packet: bytes, size: int) -> list[wire.Fragment]:
@@ -20,7 +29,7 @@ def pieces(packet: bytes, size: int) -> list[wire.Fragment]:
 class ReassemblerTests(SynchronousTestCase):
     """Fragments become packets."""
 
-    @given(st.binary(min_size=20, max_size=2000), st.integers(13, 400), st.randoms(use_true_random=False))
+    @given(st.binary(min_size=20, max_size=2000), st.integers(44, 400), st.randoms(use_true_random=False))
     @settings(deadline=None, max_examples=100)
     def test_any_order_with_repeats(self, packet: bytes, size: int, rng: random.Random) -> None:
         """However they come, once or twice, the packet comes out once all are there."""
@@ -66,8 +75,49 @@ class ReassemblerTests(SynchronousTestCase):
         ]
         self.assertEqual(found, [one, two])
 
+    def test_ranges_are_few(self) -> None:
+        """However fragments leave gaps, a packet keeps no more than so many ranges; what fills gaps is taken all the same."""
+        reassembler = Reassembler()
+        packet = bytes([10, 1, 2, 3, 4, 9, 0, 0]) + random.Random(3).randbytes(60_000)
+        fragments = pieces(packet, 12 + 64)
+        for fragment in fragments[::2]:
+            reassembler.add(fragment)
+            (unfinished,) = reassembler._unfinished.values()
+            self.assertLessEqual(len(unfinished.starts), MAX_RANGES)
+        self.assertEqual(len(unfinished.starts), MAX_RANGES)
+        found = [whole for each in fragments if (whole := reassembler.add(each)) is not None]
+        self.assertEqual(found, [packet])
+
+    @given(st.lists(st.tuples(st.integers(0, 255), st.integers(1, 256)), max_size=40))
+    @settings(deadline=None, max_examples=200)
+    def test_what_is_missing(self, spans: list[tuple[int, int]]) -> None:
+        """Ranges are in order, do not touch, and say what is there, byte for byte."""
+        reassembler = Reassembler()
+        sid, there = bytes(4), set[int]()
+        packet = bytes(range(256))
+        for start, size in spans:
+            stop = min(256, start + size)
+            if reassembler.add(wire.Fragment(sid, 1, 256, start, packet[start:stop])) is not None:
+                there = set(range(start, stop))
+                self.assertEqual(reassembler.size, 0)
+                return
+            there |= set(range(start, stop))
+            (unfinished,) = reassembler._unfinished.values()
+            ranges = list(zip(unfinished.starts, unfinished.stops, strict=True))
+            self.assertEqual({index for first, last in ranges for index in range(first, last)}, there)
+            self.assertEqual(unfinished.missing, 256 - len(there))
+            self.assertTrue(all(one[1] < two[0] for one, two in itertools.pairwise(ranges)))
+            self.assertTrue(all(unfinished.data[index] == packet[index] for index in there))
+
     def test_memory_is_bounded(self) -> None:
-        """Beyond the limit the oldest unfinished packet is given up; one that is too large is never begun."""
+        """Beyond the limit the oldest unfinished packet is given up; one that is too large is never begun.
+
+        Each counts about what its objects take, so that no heap of short ones is cheap.
+        """
+        reassembler = Reassembler()
+        for counter in range(5000):
+            reassembler.add(wire.Fragment(bytes(4), counter, 16, 0, b"x"))
+        self.assertEqual(len(reassembler._unfinished), MAX_BYTES // (16 + OVERHEAD))
         reassembler = Reassembler(10_000)
         for counter in range(50):
             packet = bytes([10, 1, 2, 3, 4, counter, 0, 0]) + bytes(3000)
@@ -77,3 +127,24 @@ class ReassemblerTests(SynchronousTestCase):
         packet = bytes([10, 1, 2, 3, 4, 49, 0, 0]) + bytes(3000)
         self.assertEqual([each for each in map(reassembler.add, pieces(packet, 200)) if each], [packet])
         self.assertLess(reassembler.size, 10_000)
+
+
+class UnprovedFragmentsTests(SynchronousTestCase):
+    """Before a login is proved."""
+
+    def test_a_short_packet(self) -> None:
+        """The packet that proves a login may come in fragments; a second one takes the place of an unfinished one."""
+        packet = bytes([10, 1, 2, 3, 4, 1, 0, 0]) + bytes(300)
+        fragments = UnprovedFragments()
+        self.assertIsNone(fragments.add(pieces(bytes(2048), 112)[0]))
+        self.assertEqual([whole for each in pieces(packet, 112) if (whole := fragments.add(each))], [packet])
+
+    def test_few_of_short_packets(self) -> None:
+        """A longer packet is not begun, and after so many fragments nothing is put together any more."""
+        packet = bytes([10, 1, 2, 3, 4, 1, 0, 0]) + bytes(300)
+        fragments = UnprovedFragments()
+        for each in pieces(bytes(MAX_UNPROVED_PACKET + 1), 1400):
+            self.assertIsNone(fragments.add(each))
+        for _ in range(MAX_UNPROVED_FRAGMENTS):
+            fragments.add(pieces(packet, 112)[0])
+        self.assertEqual([whole for each in pieces(packet, 112) if (whole := fragments.add(each))], [])

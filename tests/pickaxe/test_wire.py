@@ -195,24 +195,28 @@ class FragmentTests(SynchronousTestCase):
 
     def test_exact(self) -> None:
         """0xff, SID, C, total, offset, bytes."""
-        packet = b"\x0a\1\2\3\4\x55\x44\x33" + bytes(range(22))
-        first, second = wire.fragment(packet, 12 + 20)
-        self.assertEqual(first, bytes.fromhex("ff 01020304 554433 1e00 0000") + packet[:20])
-        self.assertEqual(second, bytes.fromhex("ff 01020304 554433 1e00 1400") + packet[20:])
-        self.assertEqual(wire.decode_fragment(second), wire.Fragment(b"\1\2\3\4", 0x334455, 30, 20, packet[20:]))
+        packet = b"\x0a\1\2\3\4\x55\x44\x33" + bytes(range(72))
+        first, second = wire.fragment(packet, 12 + 70)
+        self.assertEqual(first, bytes.fromhex("ff 01020304 554433 5000 0000") + packet[:70])
+        self.assertEqual(second, bytes.fromhex("ff 01020304 554433 5000 4600") + packet[70:])
+        self.assertEqual(wire.decode_fragment(second), wire.Fragment(b"\1\2\3\4", 0x334455, 80, 70, packet[70:]))
 
     def test_too_small(self) -> None:
-        """A path that has no room for a byte is refused at our own end."""
+        """A path that has no room for the smallest fragment is refused at our own end."""
         with self.assertRaises(ValueError):
-            list(wire.fragment(bytes(30), 12))
+            list(wire.fragment(bytes(30), wire.FRAGMENT_OVERHEAD + wire.MIN_FRAGMENT - 1))
 
     def test_bad_ones(self) -> None:
-        """Empty ones, and ones that go beyond their packet."""
-        good = bytes.fromhex("ff 01020304 554433 1e00 0000") + bytes(20)
+        """Empty ones, ones that go beyond their packet, and crumbs that are not its end."""
+        good = bytes.fromhex("ff 01020304 554433 4800 0000") + bytes(32)
+        wire.decode_fragment(good)
+        wire.decode_fragment(bytes.fromhex("ff 01020304 554433 4800 4700") + bytes(1))
         for packet in (
             good[:12],
+            good[:-1],
+            bytes.fromhex("ff 01020304 554433 4800 4600") + bytes(1),
             b"\x0a" + good[1:],
-            good + bytes(20),
+            good + bytes(41),
             bytes.fromhex("ff 01020304 554433 0500 0000 01"),
         ):
             with self.assertRaises(RemoteProtocolError):
