@@ -114,6 +114,7 @@ class SendWindow:
         self._rate_bytes = 0
         self.size = self.waiting = self.resent = 0
         self._sent: dict[int, Sent] = {}
+        self._first = 0  # no lower number is in it
         self._queue: deque[Sent] = deque()  # to be sent for the first time
         self._again: list[tuple[int, Sent]] = []  # to be sent again: a heap, by number
         self._flight = 0
@@ -156,16 +157,21 @@ class SendWindow:
 
     def add(self, sent: Sent) -> None:
         """A new packet, to be sent by whatever path is in use."""
-        self._sent[sent.counter] = sent
+        self._keep(sent)
         self.size += len(sent.packet)
         self._queue.append(sent)
         self.waiting += len(sent.packet)
 
     def add_aside(self, sent: Sent, path: Path, now: float) -> None:
         """A new packet that was handed to ``path`` right now."""
-        self._sent[sent.counter] = sent
+        self._keep(sent)
         self.size += len(sent.packet)
         self._mark(sent, path, now)
+
+    def _keep(self, sent: Sent) -> None:
+        if not self._sent:
+            self._first = sent.counter
+        self._sent[sent.counter] = sent
 
     def take(self, path: Path, now: float) -> list[bytes]:
         """The packets to send by ``path`` now."""
@@ -216,9 +222,10 @@ class SendWindow:
         """The peer has processed everything up to ``counter``."""
         if self.measured and self._sent:
             before = self.size
-            since = next(iter(self._sent.values())).sent_at
+            oldest = self._sent.get(self._first)
             self._drop(counter, now)
-            self._measure(before - self.size, since, now)
+            if oldest is not None:
+                self._measure(before - self.size, oldest.sent_at, now)
         else:
             self._drop(counter, now)
 
@@ -240,11 +247,14 @@ class SendWindow:
 
     def _drop(self, counter: int, now: float) -> None:
         sent, gained = self._sent, 0
-        while sent:
-            first = next(iter(sent))
-            if first > counter:
-                break
-            packet = sent.pop(first)
+        if not sent:
+            return
+        # By number: a dict finds its first entry by walking over all that were taken from before it.
+        first, self._first = self._first, max(self._first, counter + 1)
+        for number in range(first, counter + 1):
+            packet = sent.pop(number, None)
+            if packet is None:
+                continue
             if packet.path is None and not packet.held:
                 self.waiting -= len(packet.packet)
             packet.acknowledged = True
@@ -252,7 +262,7 @@ class SendWindow:
                 gained += len(packet.packet)
                 self._land(packet)
             self.size -= len(packet.packet)
-        else:
+        if not sent:
             self._queue.clear()  # nothing but acknowledged ones
             self._again.clear()
             self._due = None

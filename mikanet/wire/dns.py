@@ -23,6 +23,9 @@ NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 QR, AA, TC, RD, RA = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080
 
 MAX_NAME, MAX_LABEL = 255, 63
+#: Most pointers of one name, which has at most so many labels that they could stand between (our choice: without it each
+#: record could point to the one before, at the price of all of them).
+MAX_POINTERS = 127
 #: What a message over UDP may hold if its asker says nothing (RFC 1035, section 4.2.1).
 PLAIN_SIZE = 512
 #: Most records of a message that are looked at; our own messages stay far below.
@@ -89,11 +92,12 @@ def text_of(name: bytes) -> str:
 def read_name(message: bytes, at: int) -> tuple[bytes, int]:
     """The name at an offset, uncompressed, and the offset behind it.
 
-    :raises RemoteProtocolError: if it runs out of the message, is too long, or points anywhere but back.
+    :raises RemoteProtocolError: if it runs out of the message, is too long, points anywhere but back, or that too often.
     """
     made = bytearray()
     after = -1
     limit = at
+    pointers = 0
     try:
         while length := message[at]:
             if length < 0x40:
@@ -105,6 +109,9 @@ def read_name(message: bytes, at: int) -> tuple[bytes, int]:
                     after = at + 2
                 if target >= limit:
                     raise RemoteProtocolError("a DNS name points forward")
+                pointers += 1
+                if pointers > MAX_POINTERS:
+                    raise RemoteProtocolError("a DNS name of too many pointers")
                 at = limit = target
             else:
                 raise RemoteProtocolError("a DNS label of an unknown kind")

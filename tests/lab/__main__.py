@@ -9,6 +9,7 @@ _COMMANDS = {
     "wire": ("tests.lab.wire_command", "run a scenario and print what happened"),
     "probe": ("tests.lab.probe_command", "probe a server and compare its reactions"),
     "fuzz": ("tests.lab.fuzz_command", "feed mutated inputs to the codecs"),
+    "growth": ("tests.lab.growth_command", "measure what the worst inputs cost for each byte"),
     "load": ("tests.lab.load_command", "load a tunnel: clients, idle, slow, floods, a soak"),
     "quest": ("tests.lab.quest", "half handshakes by the thousand at a Megaki server, then clients"),
     "mika": ("tests.lab.mika_command", "the reliability figures of Mika"),

@@ -54,6 +54,12 @@ class NameTests(SynchronousTestCase):
         chain = b"\x3f" + b"a" * 63
         self.assertRaises(RemoteProtocolError, dns.read_name, chain * 5 + b"\0", 0)
 
+    def test_pointers_to_pointers(self) -> None:
+        """A name may go by way of as many pointers as it could have labels, and of no more."""
+        message = b"\0" + b"".join((0xC000 | max(0, 2 * index - 1)).to_bytes(2, "big") for index in range(200))
+        self.assertEqual(dns.read_name(message, 1 + 2 * (dns.MAX_POINTERS - 1))[0], b"\0")
+        self.assertRaises(RemoteProtocolError, dns.read_name, message, 1 + 2 * dns.MAX_POINTERS)
+
     def test_text(self) -> None:
         """Strange bytes are shown as in zone files."""
         self.assertEqual(dns.text_of(b"\x03a.\x00\x00"), "a\\046\\000.")
