@@ -1,10 +1,12 @@
-"""UDP sockets for flows: Twisted's port without its two log lines for each.
+"""UDP sockets for flows: Twisted's port without its two log lines for each, and not ended by what the network reports.
 
 A name server's answers are flows of a few datagrams; with a line at each end of every one, a log says nothing else.
 """
 
 from __future__ import annotations
 
+import errno
+import socket
 from typing import Any, cast
 
 from twisted.internet import base, udp
@@ -17,7 +19,7 @@ MAX_READ = 65536
 
 
 class QuietPort(udp.Port):
-    """A UDP port that logs nothing."""
+    """A UDP port that logs nothing, and that an ICMP message about something that it sent does not close."""
 
     def _bindSocket(self) -> None:
         try:
@@ -30,7 +32,13 @@ class QuietPort(udp.Port):
         self.fileno = self.socket.fileno  # type: ignore[method-assign]  # as Twisted's own
 
     def connectionLost(self, reason: Any = None) -> None:
-        """Close the socket."""
+        """Close the socket, if that is what was asked for.
+
+        The kernel reports an unreachable peer as an error without anything to read, which to the reactor is an end.
+        """
+        if reason is not None and self.connected and not self._read_error():
+            self.startReading()  # type: ignore[no-untyped-call]  # untyped in Twisted
+            return
         self._realPortNumber = None
         base.BasePort.connectionLost(self, reason)
         self.protocol.doStop()
@@ -39,6 +47,16 @@ class QuietPort(udp.Port):
         if hasattr(self, "d"):
             self.d.callback(None)
             del self.d
+
+    def _read_error(self) -> bool:
+        """Take what the kernel reports of a connected socket; whether the socket is of no use any more."""
+        try:
+            number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        except OSError:
+            return True
+        if number == errno.ECONNREFUSED and self._connectedAddr:
+            self.protocol.connectionRefused()
+        return number in (errno.EBADF, errno.ENOTSOCK)
 
 
 def open_flow(reactor: Any, protocol: DatagramProtocol, interface: str = "") -> udp.Port:

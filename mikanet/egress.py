@@ -190,6 +190,11 @@ class Egress:
         ip = destination.ip
         if ip is not None:
             return succeed(ip) if self.policy.permits(ip, destination.port) else fail(DestinationError(Reason.POLICY))
+        try:
+            destination.host.encode("idna")
+        except UnicodeError:
+            # The look-up would raise in its thread, and never end.
+            return fail(DestinationError(Reason.HOST_UNREACHABLE, "not a host name"))
         guard = _GuardedReactor(self._reactor, self.policy)
         collector = _Collector()
         guard.nameResolver.resolveHostName(collector, destination.host, destination.port)

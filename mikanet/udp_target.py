@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import error, udp
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
@@ -76,12 +77,12 @@ class UdpTarget(DatagramProtocol):
             if not self._closed:
                 self._fail()
 
-        self._egress.resolve(destination).addCallback(resolved).addErrback(failed)
+        maybeDeferred(self._egress.resolve, destination).addCallback(resolved).addErrback(failed)
 
     def send(self, data: bytes) -> None:
         """One datagram to the target; what cannot be sent is dropped, as UDP does."""
         self._active = True
-        if len(data) > self._max_datagram:
+        if len(data) > self._max_datagram or self._closed:
             return
         if self._port is None:
             if len(self._held) < MAX_HELD:

@@ -20,6 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "mikanet",
         "mikanet._speedups",
         "mikanet.address",
+        "mikanet.answers",
         "mikanet.counters",
         "mikanet.errors",
         "mikanet.interfaces",

@@ -2,7 +2,8 @@
 
 All integers are in host order, structures are packed. Source: the protocol page; the original's Pegasus. What Arcangelo's
 shells can do beyond it, programs behind ``exec:`` are not asked for: to take a whole exchange at once, and to answer a
-probe.
+probe. Shells number their answers: a type with the bit ``NUMBERED``, then the number of the request that is answered;
+programs may. So the late answer of a process that a handler left behind reaches nobody.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from mikanet.megaki.wire import MAX_MESSAGE
 START, QUIT, HANDLE, PROBE = 1, 2, 3, 16
 START_OK, START_FAILED, QUIT_OK, HANDLE_OK, HANDLE_FAILED = 1, 2, 3, 4, 5
 
+#: This bit in an answer's type says that the number of its request follows: 8 bytes.
+NUMBERED = 0x80
+
 _AF_INET, _AF_INET6 = 2, 10
 _GUID = struct.Struct("=BQ")
 _SIZED = struct.Struct("=BQI")
 _SIZE = struct.Struct("=I")
+_NUMBER = struct.Struct("=Q")
 
 #: One byte each way that asks whether a shell is alive.
 PROBE_BYTES = bytes([PROBE])
@@ -53,7 +58,7 @@ class Context:
 class Exchange:
     """One request to one worker.
 
-    :param at_once: send everything without waiting for the answers in between.
+    :param at_once: send everything without waiting for the answers in between; they must be numbered.
     :ivar done: whether the worker has answered everything and is free again.
     :ivar answer: what it said; None if it said that it failed.
     """
@@ -90,28 +95,43 @@ class Exchange:
         buffer += data
         following = b""
         while buffer and not self.done:
-            size = self._answer_size(buffer)
-            if size is None:
+            head = self._check(buffer)
+            size = None if head is None else self._content_size(buffer, head)
+            if head is None or size is None or len(buffer) < size:
                 break
-            following += self._answered(buffer[0], bytes(buffer[_SIZE.size + 1 : size]))
+            content = bytes(buffer[head + _SIZE.size : size])
+            following += self._answered(buffer[0] & ~NUMBERED, content)
             del buffer[:size]
         if self.done and buffer:
             raise RemoteProtocolError("more bytes than an answer has")
         return following
 
-    def _answer_size(self, buffer: bytearray) -> int | None:
-        """Size of the answer at the start of the buffer; None while that is not all here."""
-        if buffer[0] not in _DUE[self._expected]:
-            raise RemoteProtocolError(f"answer {buffer[0]} to request {self._expected}")
-        if buffer[0] != HANDLE_OK:
+    def _check(self, buffer: bytearray) -> int | None:
+        """Size of type and number at the start of the buffer, which are right; None while they are not all here."""
+        kind = buffer[0] & ~NUMBERED
+        if kind not in _DUE[self._expected]:
+            raise RemoteProtocolError(f"answer {kind} to request {self._expected}")
+        if not buffer[0] & NUMBERED:
+            if self._at_once:
+                raise RemoteProtocolError("an answer without a number")
             return 1
-        if len(buffer) < 1 + _SIZE.size:
+        if len(buffer) < 1 + _NUMBER.size:
             return None
-        (size,) = _SIZE.unpack_from(buffer, 1)
+        if _NUMBER.unpack_from(buffer, 1)[0] != self._guid:
+            raise RemoteProtocolError("an answer to another request")
+        return 1 + _NUMBER.size
+
+    @staticmethod
+    def _content_size(buffer: bytearray, head: int) -> int | None:
+        """Size of the whole answer, whose content may not be here yet; None while its size is not."""
+        if buffer[0] & ~NUMBERED != HANDLE_OK:
+            return head
+        if len(buffer) < head + _SIZE.size:
+            return None
+        (size,) = _SIZE.unpack_from(buffer, head)
         if size > MAX_MESSAGE:
             raise RemoteProtocolError("an answer of more than 1 MiB")
-        whole = 1 + _SIZE.size + int(size)
-        return whole if len(buffer) >= whole else None
+        return head + _SIZE.size + int(size)
 
     def _answered(self, kind: int, content: bytes) -> bytes:
         if kind == QUIT_OK:

@@ -1,248 +1,118 @@
-"""An HTTP front for a Megaki client: POST a request body, get the response body.
-
-A few sessions are kept ready, so that a request costs neither RSA nor a new connection; one that ended is resumed.
-"""
+"""An HTTP front for a Megaki client: POST a request body, get the response body."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
+from urllib.parse import urlsplit
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.server import NOT_DONE_YET
 
+from mikanet.address import parse_ip
 from mikanet.counters import Counters
 from mikanet.errors import MikanetError
-from mikanet.megaki.sazukari import REQUEST_TIME, SavedSession, Sazukari, Session, TimedOutError
+from mikanet.megaki.sazukari import TimedOutError
+from mikanet.megaki.warm import NoSessionError
 from mikanet.megaki.wire import MAX_MESSAGE
-
-#: Sessions ready for use, and most sessions at once; more requests wait for one of those.
-WARM_SESSIONS, MAX_SESSIONS = 2, 16
-
-#: Seconds that a session may rest before it is resumed anew; servers close after 60.
-REST_TIME = 45.0
-
-#: Least and most seconds until the next try when no session can be made.
-BACKOFF = (1.0, 30.0)
-
-#: A body that goes on beyond so many times the limit is cut off rather than read to its end.
-_PATIENCE = 4
 
 _log = Logger()
 
 
-def _no_turn(result: Any, seconds: float) -> Any:
-    raise TimedOutError("no session was free in time")
+#: The refusal of a body that is too long.
+TOO_LONG = (http.REQUEST_ENTITY_TOO_LARGE, f"a request has at most {MAX_MESSAGE} bytes")
 
-
-class NoSessionError(MikanetError):
-    """There is no way to the server."""
-
-
-class WarmSessions:
-    """Sessions of one client, kept ready.
-
-    :param clock: the reactor's time. :param wait_time: seconds that a request may wait for a session while all are in use.
-    """
-
-    def __init__(
-        self,
-        clock: Any,
-        client: Sazukari,
-        warm: int = WARM_SESSIONS,
-        most: int = MAX_SESSIONS,
-        name: str = "",
-        wait_time: float = REQUEST_TIME,
-    ) -> None:
-        self._clock = clock
-        self._client = client
-        self._warm = warm
-        self._most = most
-        self._name = name
-        self._wait_time = wait_time
-        self._idle: list[Session] = []
-        self._all: set[Session] = set()
-        self._rested: dict[Session, float] = {}
-        self._saved: deque[SavedSession] = deque(maxlen=most)
-        self._opening = 0
-        self._waiting: deque[Deferred[None]] = deque()
-        self._backoff = BACKOFF[0]
-        self._timer: IDelayedCall | None = None
-        self._running = False
-        self._down = False
-
-    def start(self) -> None:
-        """Make the first sessions."""
-        self._running = True
-        self._client.keys.fill()
-        self._keep_warm()
-
-    async def stop(self) -> None:
-        """End all sessions."""
-        self._running = False
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        for session in list(self._all):
-            await session.close()
-
-    async def ask(self, request: bytes) -> bytes:
-        """The answer to a request.
-
-        :raises NoSessionError: if no session could be made.
-        :raises TimedOutError: if none was free in time. Otherwise as :meth:`Session.send_message`.
-        """
-        session = await self._take()
-        try:
-            return await session.send_message(request)
-        finally:
-            self._give_back(session)
-
-    # -- which session
-
-    async def _take(self) -> Session:
-        until = self._clock.seconds() + self._wait_time
-        while True:
-            while self._idle:
-                session = self._idle.pop()
-                if session.idle:
-                    return session
-            if len(self._all) + self._opening < self._most:
-                return await self._open()
-            turn: Deferred[None] = Deferred(self._waiting.remove)
-            self._waiting.append(turn)
-            await turn.addTimeout(max(0.0, until - self._clock.seconds()), self._clock, _no_turn)
-
-    def _wake(self) -> None:
-        """There may be a session for the request that has waited for longest."""
-        if self._waiting:
-            self._waiting.popleft().callback(None)
-
-    def _give_back(self, session: Session) -> None:
-        if session.idle:
-            self._rested[session] = self._clock.seconds()
-            self._idle.append(session)
-        self._wake()
-
-    async def _open(self) -> Session:
-        saved = self._saved.pop() if self._saved else None
-        self._opening += 1
-        try:
-            session = await (self._client.connect() if saved is None else self._client.resume(saved))
-        except Exception as problem:
-            if saved is not None:
-                self._saved.append(saved)
-            if not self._down:
-                self._down = True
-                _log.warn("no session with {name}: {problem}", name=self._name, problem=str(problem))
-            self._opening -= 1
-            self._wake()  # that one may try, too, rather than wait for what does not come
-            raise NoSessionError(" ".join(str(problem).split()) or type(problem).__name__) from problem
-        self._opening -= 1
-        if self._down:
-            self._down = False
-            _log.info("sessions with {name} again", name=self._name)
-        self._all.add(session)
-        session.on_lost = self._lost
-        return session
-
-    def _lost(self, session: Session) -> None:
-        self._all.discard(session)
-        self._rested.pop(session, None)
-        if session in self._idle:
-            self._idle.remove(session)
-        if session.proven:
-            self._saved.append(session.saved)
-        self._wake()
-        if self._running:
-            self._wait(0.0)
-
-    # -- keeping them warm
-
-    def _wait(self, seconds: float) -> None:
-        """Look after the sessions in so many seconds, or before that if a look was due earlier."""
-        if self._timer is not None and self._timer.active():
-            if self._timer.getTime() <= self._clock.seconds() + seconds:
-                return
-            self._timer.cancel()
-        self._timer = self._clock.callLater(seconds, self._keep_warm)
-
-    def _keep_warm(self) -> None:
-        """Make what is missing, end what has rested for long: that one is resumed, with a new key, at once."""
-        now = self._clock.seconds()
-        for session in [each for each in self._idle if now - self._rested[each] >= REST_TIME]:
-            self._idle.remove(session)
-            session.close()
-        if len(self._all) + self._opening < self._warm:
-            Deferred.fromCoroutine(self._open()).addCallbacks(self._opened, self._not_opened)
-        else:
-            self._wait(REST_TIME / 8)
-
-    def _opened(self, session: Session) -> None:
-        self._backoff = BACKOFF[0]
-        self._give_back(session)
-        self._wait(0.0)
-
-    def _not_opened(self, failure: Failure) -> None:
-        failure.trap(NoSessionError)
-        self._wait(self._backoff)
-        self._backoff = min(BACKOFF[1], self._backoff * 2)
-
-
-#: What :meth:`WarmSessions.ask` is to the resource.
+#: What :meth:`~mikanet.megaki.warm.WarmSessions.ask` is to the resource.
 Ask = Callable[[bytes], Awaitable[bytes]]
 
 
 class Gateway(Resource):
     """The one resource, under every path.
 
-    Answers 200 with the response; 400 for an empty body and 413 for one of more than 1 MiB; 503 if there is no session
-    with the server, 502 if it closed or broke the connection, 504 if it did not answer in time. Errors have one line of
-    text as their body.
+    Answers 200 with the response; 400 for an empty body and 413 for one of more than 1 MiB; 403 for what a page of
+    another site makes a browser send; 503 if there is no session with the server, 502 if it closed or broke the
+    connection, 504 if it did not answer in time. Errors have one line of text as their body.
 
-    :param verbose: whether each request is logged. :ivar running: requests that are not answered yet.
+    :param verbose: whether each request is logged. :param hosts: names that this gateway is known by.
+    :ivar running: requests that are not answered yet.
     """
 
     isLeaf = True
 
-    def __init__(self, ask: Ask, counters: Counters, verbose: bool = False) -> None:
+    def __init__(self, ask: Ask, counters: Counters, verbose: bool = False, hosts: Collection[str] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # untyped in Twisted
         self.running: set[_Running] = set()
         self._ask = ask
         self._counters = counters
         self._verbose = verbose
+        self._hosts = {"localhost", socket.gethostname().lower(), *(each.lower() for each in hosts)}
+
+    def refusal(self, method: bytes, headers: Any, length: int | None) -> tuple[int, str] | None:
+        """What is wrong with a request whose head is here: status and reason; None if nothing is.
+
+        :param length: of the body, in bytes; None if it comes in chunks.
+        """
+        foreign = self._foreign(headers)
+        if foreign is not None:
+            return http.FORBIDDEN, foreign
+        if method != b"POST":
+            return http.NOT_ALLOWED, "POST a request body"
+        if length is not None and length > MAX_MESSAGE:
+            return TOO_LONG
+        return None
+
+    def _foreign(self, headers: Any) -> str | None:
+        """Whether a page of another site may be behind this: by its origin, or by a name that is not ours.
+
+        A browser sends both truly. A name of somebody else's that leads here is how such pages get around the first.
+        """
+        host = _text(headers, b"host")
+        origin = _text(headers, b"origin")
+        if origin is not None and (host is None or origin.partition("://")[2] != host):
+            return f"pages of {origin!a} may not ask"
+        if host is None:
+            return None
+        name = _host_name(host)
+        if name is None or not (name in self._hosts or name.endswith(".localhost") or parse_ip(name) is not None):
+            return f"{host!a} is no name of this gateway: if it is one, start it with --allow-host"
+        return None
 
     def render(self, request: Any) -> Any:
         """Answer one HTTP request."""
-        if request.method != b"POST":
-            request.setHeader(b"Allow", b"POST")
-            return self._refuse(request, http.NOT_ALLOWED, "POST a request body")
-        if request.too_long:
-            return self._refuse(request, http.REQUEST_ENTITY_TOO_LARGE, f"a request has at most {MAX_MESSAGE} bytes")
         body = request.content.read()
         if not body:
-            return self._refuse(request, http.BAD_REQUEST, "an empty request does not exist")
+            return self.refuse(request, http.BAD_REQUEST, "an empty request does not exist")
         running = _Running(Deferred.fromCoroutine(self._answer(request, body)), request)
         self.running.add(running)
         request.notifyFinish().addErrback(lambda _: running.asked.cancel())
-        running.asked.addErrback(lambda _: None)  # the HTTP client has gone
+        running.asked.addErrback(self._broken, request)
         running.asked.addBoth(lambda _: self.running.discard(running))
         return NOT_DONE_YET
+
+    def _broken(self, failure: Failure, request: Any) -> None:
+        """A request without an answer: its client has gone, or we have made a mistake, which is an answer, too."""
+        if failure.check(CancelledError):
+            return
+        _log.failure("cannot answer a request", failure)
+        self._counters.add("megaki.gateway.500")
+        if not request.finished and not request._disconnected:
+            request.write(self.refuse(request, http.INTERNAL_SERVER_ERROR, "something is wrong here: look at the log"))
+            request.finish()
 
     async def _answer(self, request: Any, body: bytes) -> None:
         try:
             answer = await self._ask(body)
         except NoSessionError as problem:
-            status, answer = http.SERVICE_UNAVAILABLE, self._refuse(request, 503, f"no session: {problem}")
+            status, answer = http.SERVICE_UNAVAILABLE, self.refuse(request, 503, f"no session: {problem}")
         except TimedOutError as problem:
-            status, answer = http.GATEWAY_TIMEOUT, self._refuse(request, 504, str(problem))
+            status, answer = http.GATEWAY_TIMEOUT, self.refuse(request, 504, str(problem))
         except MikanetError as problem:
-            status, answer = http.BAD_GATEWAY, self._refuse(request, 502, str(problem))
+            status, answer = http.BAD_GATEWAY, self.refuse(request, 502, str(problem))
         else:
             status = http.OK
             request.setHeader(b"Content-Type", b"application/octet-stream")
@@ -255,8 +125,12 @@ class Gateway(Resource):
         request.write(answer)
         request.finish()
 
-    def _refuse(self, request: Any, status: int, why: str) -> bytes:
+    @staticmethod
+    def refuse(request: Any, status: int, why: str) -> bytes:
+        """Set status and fields of a refusal; its body."""
         request.setResponseCode(status)
+        if status == http.NOT_ALLOWED:
+            request.setHeader(b"Allow", b"POST")
         request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
         return f"{why}\n".encode()
 
@@ -274,35 +148,14 @@ class _Running:
         self.asked.cancel()
 
 
-class _BoundedRequest(Request):
-    """A request whose body is thrown away beyond the limit."""
-
-    too_long = False
-    _size = 0
-
-    def gotLength(self, length: int | None) -> None:
-        """The length that the client announces; None if it does not."""
-        self.too_long = length is not None and length > MAX_MESSAGE
-        super().gotLength(0 if self.too_long else length)  # type: ignore[no-untyped-call]  # untyped in Twisted
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """Part of the body."""
-        self._size += len(data)
-        self.too_long = self.too_long or self._size > MAX_MESSAGE
-        if not self.too_long:
-            super().handleContentChunk(data)  # type: ignore[no-untyped-call]  # untyped in Twisted
-        elif self._size > _PATIENCE * MAX_MESSAGE:
-            self.loseConnection()  # type: ignore[no-untyped-call]  # untyped in Twisted
+def _text(headers: Any, name: bytes) -> str | None:
+    values = headers.getRawHeaders(name)
+    return values[0].decode("ascii", "replace").strip().lower() if values else None
 
 
-class GatewaySite(Site):
-    """The site of a gateway."""
-
-    noisy = False
-
-    def __init__(self, reactor: Any, resource: Gateway) -> None:
-        super().__init__(resource, reactor=reactor, requestFactory=_BoundedRequest)  # type: ignore[no-untyped-call]  # untyped in Twisted
-        self.displayTracebacks = False
-
-    def log(self, request: Any) -> None:
-        """No line for each request."""
+def _host_name(host: str) -> str | None:
+    """The name or address in a Host field; None if there is none."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None

@@ -15,6 +15,7 @@ class Failure(enum.Enum):
 
     DIED = "the worker died"
     STALLED = "the worker took too long"
+    NOT_UP = "the worker took too long to load its script (see --start-time)"
     BROKEN = "the worker broke the protocol"
     FAILED = "the worker said that it failed"
     QUEUE_FULL = "too many requests are waiting"
@@ -41,7 +42,7 @@ class PoolSettings:
     :ivar size: workers. :ivar deadline: seconds for a whole exchange, then the worker is killed.
     :ivar queue_length: requests that may wait. :ivar queue_time: how long, in seconds.
     :ivar max_requests: requests after which a worker is replaced. :ivar slow_time: an exchange of so many seconds is
-        logged.
+        logged. :ivar start_time: seconds that a worker may take to load its script.
     """
 
     size: int = 4
@@ -50,6 +51,7 @@ class PoolSettings:
     queue_time: float = 10.0
     max_requests: int = 1000
     slow_time: float = 1.0
+    start_time: float = 10.0
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,9 @@ __all__ = [
 #: to find a worker and to wait for it.
 CONNECT_TIME, REQUEST_TIME = 10.0, 25.0
 
+#: How long, in seconds, a resumption may take before there is a handshake instead: a server that will not have it is silent.
+RESUME_TIME = 4.0
+
 #: RSA keys made ahead, each for one handshake (K6).
 READY_KEYS = 2
 
@@ -344,10 +347,24 @@ class Sazukari:
         return self._open(None)
 
     def resume(self, saved: SavedSession) -> Deferred[Session]:
-        """The saved session on a new connection; a new session there if the server does not know it any more."""
-        return self._open(saved)
+        """The saved session on a new connection; a new session where the server will not resume it.
 
-    def _open(self, saved: SavedSession | None) -> Deferred[Session]:
+        A server that does not know the session says so, and there is a handshake on the same connection. One that has
+        another key of it, or another key of its own, turns us away as it does anybody: then there is a handshake on
+        another connection. Fails as :meth:`connect`.
+        """
+
+        async def resume_or_connect() -> Session:
+            try:
+                return await self._open(saved, min(self._connect_time, RESUME_TIME))
+            except (SessionLostError, TimedOutError, RemoteProtocolError):
+                return await self._open(None)
+
+        return Deferred.fromCoroutine(resume_or_connect())
+
+    def _open(self, saved: SavedSession | None, time: float | None = None) -> Deferred[Session]:
+        seconds = self._connect_time if time is None else time
+
         async def open_session() -> Session:
             session = cast(Session, await self._endpoint.connect(_SessionFactory(self, saved)))
             return await session.established
@@ -357,4 +374,4 @@ class Sazukari:
                 raise TimedOutError(f"no session within {seconds:g} s")
             return result
 
-        return Deferred.fromCoroutine(open_session()).addTimeout(self._connect_time, self._reactor, timed_out)
+        return Deferred.fromCoroutine(open_session()).addTimeout(seconds, self._reactor, timed_out)

@@ -16,12 +16,15 @@ from mikanet.counters import Counters
 from mikanet.crypto.rsa_oaep import PrivateKey, PublicKey
 from mikanet.guard.admission import AdmissionLimits
 from mikanet.megaki.arcangelo import WorkerCommand
-from mikanet.megaki.gateway import Gateway, GatewaySite, WarmSessions
+from mikanet.megaki.gateway import Gateway
+from mikanet.megaki.gateway_site import GatewaySite
 from mikanet.megaki.harness import PoolSettings
 from mikanet.megaki.limits import RsaThreads
 from mikanet.megaki.pegasus import Pool
+from mikanet.megaki.reaper import Reaper
 from mikanet.megaki.sazukari import Sazukari
 from mikanet.megaki.stable import WorkerProcess
+from mikanet.megaki.warm import WarmSessions
 from mikanet.megaki.yugi import YugiConfig, YugiFactory
 from mikanet.relay import MemoryBudget
 from mikanet.service.counters_socket import CountersService
@@ -98,11 +101,13 @@ class MegakiServerService(DrainingService):
         self._factory = factory
         self._threads = threads
         self._restore: Callable[[], None] = _nothing
+        self._reaper = Reaper(reactor)
 
     def startService(self) -> None:
         """Start workers and threads."""
         self._restore = _take_signals(self._reactor, {signal.SIGUSR2: self._log_status})
         self._threads.start()
+        self._reaper.start()
         self.pool.start()
         super().startService()
 
@@ -122,6 +127,7 @@ class MegakiServerService(DrainingService):
 
     def _stopped(self) -> None:
         self._threads.stop()
+        self._reaper.stop()
         self._restore()
 
 
@@ -152,7 +158,7 @@ class MegakiClientSettings:
     :ivar server: the server's endpoint. :ivar server_name: the same in the user's words. :ivar listen: where HTTP
         requests come in, and :ivar listen_text: the same in the user's words.
     :ivar request_time: seconds that a request may take. :ivar warm: sessions kept ready. :ivar most: most sessions.
-    :ivar verbose: whether each request is logged.
+    :ivar verbose: whether each request is logged. :ivar hosts: names that the gateway is known by.
     """
 
     server: IStreamClientEndpoint
@@ -165,6 +171,7 @@ class MegakiClientSettings:
     warm: int
     most: int
     verbose: bool = False
+    hosts: tuple[str, ...] = ()
 
 
 def make_client(reactor: Any, settings: MegakiClientSettings) -> DrainingService:
@@ -172,7 +179,7 @@ def make_client(reactor: Any, settings: MegakiClientSettings) -> DrainingService
     counters = Counters()
     client = Sazukari(reactor, settings.server, settings.server_key, request_time=settings.request_time)
     sessions = WarmSessions(reactor, client, settings.warm, settings.most, settings.server_name, settings.request_time)
-    gateway = Gateway(sessions.ask, counters, settings.verbose)
+    gateway = Gateway(sessions.ask, counters, settings.verbose, settings.hosts)
     service = _ClientService(reactor, gateway.running, settings.drain_time, sessions)
     site = GatewaySite(reactor, gateway)
     for child in (

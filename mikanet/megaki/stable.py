@@ -21,12 +21,13 @@ from zope.interface import implementer
 
 from mikanet.megaki.arcangelo import WorkerCommand
 from mikanet.megaki.harness import Listener
+from mikanet.megaki.output import Output
 
 #: Size that we ask for for each pipe, and of one read, in bytes.
 PIPE_SIZE = 256 * 1024
 
-#: Longest line of a worker's output that goes into the log in one piece.
-MAX_LINE = 4096
+#: Seconds after a worker's end until what it left behind may write to the log no more.
+LAST_LINES_TIME = 1.0
 
 _F_SETPIPE_SZ = 1031
 
@@ -46,7 +47,8 @@ class WorkerProcess(ProcessProtocol):
         self.is_shell = command.is_shell
         self._listener = listener
         self._gone = False
-        self._lines: dict[int, bytes] = {}
+        self._reactor = reactor
+        self._output = Output(reactor, self._say, self._listen_to_output)
         with contextlib.ExitStack() as stack:
             # Our copies of the worker's ends are closed here, whatever happens.
             their_in, our_out = _pipe()
@@ -107,18 +109,16 @@ class WorkerProcess(ProcessProtocol):
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Something that the worker printed."""
-        *lines, rest = (self._lines.get(childFD, b"") + data).split(b"\n")
-        while len(rest) > MAX_LINE:
-            lines.append(rest[:MAX_LINE])
-            rest = rest[MAX_LINE:]
-        self._lines[childFD] = rest
-        for line in lines:
-            self._say(line)
+        self._output.received(childFD, data)
 
-    def _say(self, line: bytes) -> None:
-        if line.strip():
-            text = line[:MAX_LINE].decode("utf-8", "backslashreplace").rstrip()
-            _log.info("worker {pid}: {text}", pid=self.pid, text=text)
+    def _listen_to_output(self, listening: bool) -> None:
+        for number in (1, 2):
+            reader = getattr(self.transport, "pipes", {}).get(number)
+            if reader is not None:
+                (reader.resumeProducing if listening else reader.pauseProducing)()
+
+    def _say(self, text: str) -> None:
+        _log.info("worker {pid}: {text}", pid=self.pid, text=text)
 
     def processExited(self, reason: Failure) -> None:
         """It is gone and reaped: at once, whatever its children still hold open."""
@@ -128,15 +128,18 @@ class WorkerProcess(ProcessProtocol):
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)  # what it started and left behind
+        self._reactor.callLater(LAST_LINES_TIME, self._stop_listening)
         status, number = getattr(reason.value, "status", None), getattr(reason.value, "signal", None)
         how = f"signal {number}" if number else f"status {getattr(reason.value, 'exitCode', status)}"
         self._listener.exited(how, last_words)
 
+    def _stop_listening(self) -> None:
+        """What a daemon that it left behind prints is no worker's any more, and its pipes would stay open for ever."""
+        self.transport.loseConnection()
+
     def processEnded(self, reason: Failure) -> None:
         """Its output is at its end too."""
-        for line in self._lines.values():
-            self._say(line)
-        self._lines.clear()
+        self._output.ended()
 
 
 def _pipe() -> tuple[int, int]:

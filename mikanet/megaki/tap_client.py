@@ -10,9 +10,9 @@ from twisted.application.service import IService
 
 from mikanet.crypto import rsa_oaep
 from mikanet.errors import ConfigError
-from mikanet.megaki.gateway import MAX_SESSIONS, WARM_SESSIONS
 from mikanet.megaki.sazukari import REQUEST_TIME
 from mikanet.megaki.service import MegakiClientSettings, make_client
+from mikanet.megaki.warm import MAX_SESSIONS, WARM_SESSIONS
 from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import Options as BaseOptions
 from mikanet.service.options import client_endpoint, server_endpoint
@@ -38,6 +38,14 @@ class Options(BaseOptions):
 
     settings: MegakiClientSettings
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        self.hosts: list[str] = []
+
+    def opt_allow_host(self, name: str) -> None:
+        """A name that HTTP clients know this gateway by; localhost, this machine's own and addresses need none; repeatable."""
+        self.hosts.append(name)
+
     def check(self) -> None:
         """See :meth:`Options.check`."""
         from twisted.internet import reactor
@@ -55,6 +63,7 @@ class Options(BaseOptions):
             warm=self.number("warm-sessions", 0, most),
             most=most,
             verbose=bool(self["verbose"]),
+            hosts=tuple(self.hosts),
         )
 
     def _server_key(self) -> rsa_oaep.PublicKey:

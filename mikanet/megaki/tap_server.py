@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from mikanet.crypto import rsa_oaep
 from mikanet.errors import ConfigError
-from mikanet.megaki.arcangelo import WorkerCommand, parse_worker
+from mikanet.megaki.arcangelo import WorkerCommand, parse_variable, parse_worker
 from mikanet.megaki.harness import PoolSettings
 from mikanet.megaki.service import MegakiServerSettings, make_server
 from mikanet.service.listening import raise_file_limit
@@ -46,10 +46,20 @@ class Options(ServerOptions):
         ["queue", None, "64", "requests that may wait for a worker"],
         ["queue-time", None, "10", "seconds that they may wait"],
         ["slow-time", None, "1", "seconds from which a request is logged as slow"],
+        ["start-time", None, "10", "seconds that a worker may take to load its script, then it is killed"],
         ["idle-time", None, "60", "seconds that a session may say nothing"],
     ]
 
     settings: MegakiServerSettings
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.variables: dict[str, str] = {}
+
+    def opt_worker_env(self, variable: str) -> None:
+        """NAME=VALUE: a variable of the workers' environment; NAME alone: as it is in the server's; repeatable."""
+        name, value = parse_variable(variable)
+        self.variables[name] = value
 
     def check(self) -> None:
         """See :meth:`Options.check`."""
@@ -72,6 +82,7 @@ class Options(ServerOptions):
                 queue_time=self.number("queue-time", 0.1, 3600, float),
                 max_requests=self.number("max-requests", 1, 10**9),
                 slow_time=self.number("slow-time", 0.001, 3600, float),
+                start_time=self.number("start-time", 0.1, 3600, float),
             ),
             limits=self.limits(),
             refusal_time=self.refusal_time(state),
@@ -106,7 +117,7 @@ class Options(ServerOptions):
             if os.geteuid() not in (0, uid):
                 raise ConfigError("--worker-uid needs a server that runs as root")
         memory = self.number("worker-memory", 0, 1024 * 1024) * 1024 * 1024
-        return parse_worker(self.required("worker"), uid, memory)
+        return parse_worker(self.required("worker"), uid, memory, self.variables)
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:

@@ -63,8 +63,8 @@ _log = Logger()
 class RequestPool(Protocol):
     """What Yugi needs of Pegasus."""
 
-    def handle(self, context: bytes, request: bytes) -> Deferred[bytes]:
-        """The answer to a request."""
+    def handle(self, context: bytes, request: bytes, group: str = "") -> Deferred[bytes]:
+        """The answer to a request of somebody of this group."""
 
 
 class Threads(Protocol):
@@ -187,7 +187,7 @@ class YugiProtocol(TwistedProtocol):
             if not self._context:
                 peer = self.transport.getPeer()
                 self._context = Context(peer.host, peer.port, self._yami.token).encode()
-            self._asked = self.factory.config.pool.handle(self._context, event.plain)
+            self._asked = self.factory.config.pool.handle(self._context, event.plain, self._network)
             self._asked.addCallbacks(self._answered, self._failed)
         elif isinstance(event, Established):
             self._establish(event)

@@ -260,16 +260,178 @@ class PythonWorkerTests(MegakiTestCase):
             await session.close()
             await self.wait_for_workers(2)
 
+    #: Lines that make a child in a handler; the child comes back from the handler after a while, with an answer.
+    forking = """
+import os, time
+def on_handle(request):
+    if request == b"fork":
+        if not os.fork():
+            time.sleep(0.3)
+            return b"a child's answer"
+        return b"forked"
+    return b"own " + request
+"""
+
+    #: Lines whose request sets an alarm of one second, that another one meets.
+    alarming = """
+import signal, time
+def on_handle(request):
+    if request == b"alarm":
+        signal.alarm(1)
+        return b"set"
+    time.sleep(1.5)
+    return b"own " + request
+"""
+
+    async def test_children_have_no_channel(self) -> None:
+        """The child of a script comes back from the handler: nobody gets what it says, and its parent serves on."""
+        require_root()  # others' scripts can start no process
+        self.file.write_text(self.forking)
+        self.serve("--workers=1")
+        for number in range(5):
+            session = await self.session()
+            self.assertEqual(await session.send_message(b"fork"), b"forked")
+            request = b"%d" % number
+            for _ in range(4):
+                self.assertEqual(await session.send_message(request), b"own " + request)
+                await self.wait(0.1)
+        self.assertEqual(self.server.output.count("is gone"), 0, self.server.output)
+        self.assertNotIn("Traceback", self.server.output)
+
+    async def test_alarms(self) -> None:
+        """What one request sets does not end a later one."""
+        self.file.write_text(self.alarming)
+        self.serve("--workers=1")
+        session = await self.session()
+        self.assertEqual(await session.send_message(b"alarm"), b"set")
+        self.assertEqual(await session.send_message(b"later"), b"own later")
+        self.assertNotIn("is gone", self.server.output)
+
+    async def test_orphans(self) -> None:
+        """Workers end with a server that is killed, also one that is in the middle of a request."""
+        self.serve("--workers=2")
+        session = await self.session()
+        await session.send_message(b"hello")
+        workers = [pid for pid, _ in self.children()]
+        session.send_message(b"sleep9000").addErrback(lambda _: None)
+        await self.wait(0.1)
+        os.kill(self.server.pid, signal.SIGKILL)
+        for _ in range(100):
+            if not any(state_of(pid) not in ("", "Z") for pid in workers):
+                break
+            await self.wait(0.05)
+        self.assertEqual([state_of(pid) for pid in workers if state_of(pid) not in ("", "Z")], [])
+
 
 class PhpWorkerTests(PythonWorkerTests):
     """PHP scripts as the original's, unchanged."""
 
     script = ("php", PHP)
 
+    forking = r"""<?php
+function on_handle() {
+    if (arca::$request === 'fork') {
+        if (!pcntl_fork()) {
+            usleep(300000);
+            return "a child's answer";
+        }
+        return 'forked';
+    }
+    return 'own ' . arca::$request;
+}
+$ARCANGELO_USERSPACE = ['on_handle' => 'on_handle'];
+"""
+
+    alarming = r"""<?php
+function on_handle() {
+    if (arca::$request === 'alarm') {
+        set_time_limit(1);
+        return 'set';
+    }
+    $until = microtime(true) + 2.5;
+    while (microtime(true) < $until) { md5('x'); }
+    return 'own ' . arca::$request;
+}
+$ARCANGELO_USERSPACE = ['on_handle' => 'on_handle'];
+"""
+
     def setUp(self) -> None:
         """PHP is needed."""
         require_program("php")
         super().setUp()
+
+
+class SurroundingTests(MegakiTestCase):
+    """What is around a worker's requests."""
+
+    async def test_slow_start(self) -> None:
+        """A script that takes its time to load is waited for as long as the operator says; the message names the option."""
+        self.file.write_text(
+            "import time\ndef on_init():\n    time.sleep(1)\ndef on_handle(request):\n    return b'up'\n"
+        )
+        self.serve("--workers=1", "--start-time=0.5")
+        for _ in range(100):
+            if "--start-time" in self.server.output:
+                break
+            await self.wait(0.05)
+        self.assertIn("--start-time", self.server.output)
+        self.server.stop(5)
+        self.serve("--workers=1", "--start-time=5")
+        self.assertEqual(await (await self.session()).send_message(b"q"), b"up")
+
+    async def test_variables(self) -> None:
+        """Workers get the variables that the operator names, and get no rights by starting programs."""
+        self.file.write_text(
+            "import os\ndef on_handle(request):\n    status = open('/proc/self/status').read()\n"
+            "    return repr((os.environ.get('GIVEN'), 'NoNewPrivs:\\t1' in status)).encode()\n"
+        )
+        self.serve("--workers=1", "--worker-env=GIVEN=some value")
+        self.assertEqual(await (await self.session()).send_message(b"q"), b"('some value', True)")
+
+    async def test_modules_are_read_anew(self) -> None:
+        """After a reload a module that was changed within its second, with its size kept, is the new one."""
+        module = self.folder / "part.py"
+        module.write_text("VALUE = b'old'\n")
+        self.file.write_text("import part\ndef on_handle(request):\n    return part.VALUE\n")
+        os.utime(module, (1_700_000_000, 1_700_000_000))
+        self.serve("--workers=1")
+        session = await self.session()
+        self.assertEqual(await session.send_message(b"q"), b"old")
+        module.write_text("VALUE = b'new'\n")
+        os.utime(module, (1_700_000_000, 1_700_000_000))
+        self.server.signal(signal.SIGHUP)
+        for _ in range(100):
+            if await session.send_message(b"q") == b"new":
+                return
+            await self.wait(0.05)
+        self.fail("still the old one")
+
+    async def test_daemons_left_behind(self) -> None:
+        """What a worker left behind, out of its reach, keeps no pipe of the server open once the worker is gone."""
+        require_root()
+        self.file.write_text(
+            "import os, time\ndef on_handle(request):\n    if not os.fork():\n        os.setsid()\n        time.sleep(20)\n"
+            "        os._exit(0)\n    os._exit(1)\n"
+        )
+        self.serve("--workers=1")
+        await (await self.session()).close()
+        before = len(os.listdir(f"/proc/{self.server.pid}/fd"))
+        for _ in range(5):
+            await self.assertFailure((await self.session()).send_message(b"q"), SessionLostError)
+        await self.wait(2)
+        self.assertLessEqual(len(os.listdir(f"/proc/{self.server.pid}/fd")), before + 2)
+
+    async def test_banner(self) -> None:
+        """What a program says unasked is shown, with what to do about it."""
+        program = self.folder / "program.py"
+        program.write_text("print('Welcome to my worker', flush=True)\n" + PROGRAM)
+        self.serve("--workers=1", worker=f"exec:{require_program('python3')} {program}")
+        for _ in range(100):
+            if "Welcome" in self.server.output:
+                break
+            await self.wait(0.05)
+        self.assertIn("Welcome to my worker", self.server.output)
+        self.assertIn("print to standard error", self.server.output)
 
 
 class ProgramTests(MegakiTestCase):

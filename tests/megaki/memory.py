@@ -57,7 +57,7 @@ class FakePool:
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, bytes, Deferred[bytes]]] = []
 
-    def handle(self, context: bytes, request: bytes) -> Deferred[bytes]:
+    def handle(self, context: bytes, request: bytes, group: str = "") -> Deferred[bytes]:
         """Note it."""
         done: Deferred[bytes] = Deferred()
         self.asked.append((context, request, done))

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.errors import ConfigError
 from mikanet.megaki import arcangelo
-from mikanet.megaki.arcangelo import Kind, parse_worker
+from mikanet.megaki.arcangelo import Kind, parse_variable, parse_worker
 
 
 class ParseTests(SynchronousTestCase):
@@ -30,7 +30,7 @@ class ParseTests(SynchronousTestCase):
         line = command.command_line()
         self.assertEqual(line[0], sys.executable)
         self.assertEqual(os.path.basename(line[3]), "launch.py")
-        self.assertEqual(line[4], f"1234,{256 * 1024 * 1024},64,0")
+        self.assertEqual(line[4], f"1234,{256 * 1024 * 1024},64,0,{os.getpid()}")
         self.assertEqual([os.path.basename(each) for each in line[-2:]], ["shell.py", os.path.basename(path)])
 
     def test_php(self) -> None:
@@ -38,7 +38,7 @@ class ParseTests(SynchronousTestCase):
         self.patch(arcangelo, "find_program", lambda name: f"/usr/bin/{name}")
         line = parse_worker(f"php:{self.script()}").command_line()
         self.assertIn("/usr/bin/php", line)
-        self.assertEqual(line[4], f"-1,{256 * 1024 * 1024},64,0")
+        self.assertEqual(line[4], f"-1,{256 * 1024 * 1024},64,0,{os.getpid()}")
         self.assertTrue(os.path.exists(line[-2]))
 
     def test_exec(self) -> None:
@@ -46,12 +46,24 @@ class ParseTests(SynchronousTestCase):
         command = parse_worker("exec:cat -u 'a b'", memory=0)
         self.assertFalse(command.is_shell)
         self.assertEqual(command.arguments[1:], ["-u", "a b"])
-        self.assertEqual(command.command_line()[4], "-1,0,64,-1")
+        self.assertEqual(command.command_line()[4], f"-1,0,64,-1,{os.getpid()}")
 
     def test_environment(self) -> None:
         """Nothing of our environment reaches a worker but what it needs to find programs and to speak."""
         self.patch(os, "environ", {"PATH": "/bin", "SECRET": "x", "LANG": "C"})
         self.assertEqual(parse_worker("exec:/bin/cat").environment(), {"PATH": "/bin", "LANG": "C"})
+
+    def test_variables(self) -> None:
+        """Variables that the operator names are passed on: with a value, or with the one that the server has."""
+        self.patch(os, "environ", {"PATH": "/bin", "DATABASE": "here"})
+        self.assertEqual(parse_variable("A=b=c"), ("A", "b=c"))
+        self.assertEqual(parse_variable("EMPTY="), ("EMPTY", ""))
+        variables = dict([parse_variable("DATABASE"), parse_variable("PATH=/opt")])
+        command = parse_worker("exec:/bin/cat", variables=variables)
+        self.assertEqual(command.environment(), {"PATH": "/opt", "DATABASE": "here"})
+        self.assertNotIn("here", repr(command))
+        for text in ("", "=x", "MISSING", "a b=c", "ä=x"):
+            self.assertRaises(ConfigError, parse_variable, text)
 
     def test_mistakes(self) -> None:
         """Each mistake is one line."""

@@ -17,6 +17,15 @@ START = bytes.fromhex("01 0500000000000000 20000000") + CONTEXT
 HANDLE = bytes.fromhex("03 0500000000000000 05000000") + b"hello"
 QUIT = bytes.fromhex("02 0500000000000000")
 ANSWERS = bytes.fromhex("01 04 03000000") + b"yes" + b"\3"
+NUMBER = bytes.fromhex("0500000000000000")
+
+
+def numbered(*parts: bytes, number: bytes = NUMBER) -> bytes:
+    """Answers as a shell numbers them."""
+    return b"".join(bytes([part[0] | 0x80]) + number + part[1:] for part in parts)
+
+
+NUMBERED = numbered(b"\1", bytes.fromhex("04 03000000") + b"yes", b"\3")
 
 
 def exchange(at_once: bool = True) -> Exchange:
@@ -41,7 +50,7 @@ class ExchangeTests(SynchronousTestCase):
 
     def test_at_once(self) -> None:
         """A shell gets everything in one piece, and its answers are read however they are cut."""
-        for pieces in fragmentations(ANSWERS):
+        for pieces in fragmentations(NUMBERED):
             each = exchange()
             self.assertEqual(each.begin(), START + HANDLE + QUIT)
             self.assertEqual([each.feed(piece) for piece in pieces], [b""] * len(pieces))
@@ -62,13 +71,34 @@ class ExchangeTests(SynchronousTestCase):
     def test_empty_and_large(self) -> None:
         """An empty answer is an answer; 1 MiB is taken, one byte more is not."""
         each = exchange()
-        each.feed(bytes.fromhex("01 04 00000000 03"))
+        each.feed(numbered(b"\1", bytes.fromhex("04 00000000"), b"\3"))
         self.assertEqual(each.answer, b"")
         each = exchange()
-        each.feed(b"\1\4" + (1048576).to_bytes(4, "little") + bytes(1048576) + b"\3")
+        each.feed(numbered(b"\1", b"\4" + (1048576).to_bytes(4, "little") + bytes(1048576), b"\3"))
         self.assertEqual(each.answer, bytes(1048576))
         with self.assertRaises(RemoteProtocolError):
-            exchange().feed(b"\1\4" + (1048577).to_bytes(4, "little"))
+            exchange().feed(numbered(b"\1", b"\4" + (1048577).to_bytes(4, "little")))
+
+    def test_numbers(self) -> None:
+        """An answer to another request is refused, and a shell's without a number; a program may number its own."""
+        for wrong in (bytes(8), b"\4" + NUMBER[1:], NUMBER[::-1]):
+            for part in ((b"\1",), (b"\1", b"\5")):
+                with self.assertRaises(RemoteProtocolError):
+                    exchange().feed(
+                        numbered(part[0], number=wrong if len(part) == 1 else NUMBER)
+                        + numbered(*part[1:], number=wrong)
+                    )
+        with self.assertRaises(RemoteProtocolError):
+            exchange().feed(ANSWERS)
+        for pieces in fragmentations(NUMBERED):
+            each = exchange(at_once=False)
+            for piece in pieces:
+                each.feed(piece)
+            self.assertEqual((each.done, each.answer), (True, b"yes"))
+        each = exchange(at_once=False)
+        each.feed(b"\1")
+        with self.assertRaises(RemoteProtocolError):
+            each.feed(numbered(b"\5", number=bytes(8)))
 
     def test_failures(self) -> None:
         """Answers 02 and 05 leave no answer, and the worker in step."""
@@ -79,7 +109,8 @@ class ExchangeTests(SynchronousTestCase):
             (False, "02", [b""]),
         ):
             each = exchange(at_once)
-            self.assertEqual([each.feed(bytes([byte])) for byte in bytes.fromhex(answers)], expected)
+            said = [bytes([byte]) for byte in bytes.fromhex(answers)]
+            self.assertEqual([each.feed(numbered(part) if at_once else part) for part in said], expected)
             self.assertTrue(each.done)
             self.assertIsNone(each.answer)
 
@@ -87,12 +118,14 @@ class ExchangeTests(SynchronousTestCase):
         """Any other answer, and any byte too many, is refused."""
         for answers in ("00", "03", "04", "05", "06", "10", "0101", "0103", "01050 4".replace(" ", ""), "01050303"):
             with self.assertRaises(RemoteProtocolError, msg=answers):
-                exchange().feed(bytes.fromhex(answers))
+                exchange().feed(numbered(*(bytes([byte]) for byte in bytes.fromhex(answers))))
+            with self.assertRaises(RemoteProtocolError, msg=answers):
+                exchange(at_once=False).feed(bytes.fromhex(answers))
 
     def test_mutations(self) -> None:
         """10,000 mutated answers raise only the declared error; what is done has an answer that was there."""
         rng = random.Random(6)
-        for data in mutations([ANSWERS, b"\1\5\3"], 10_000, seed=6):
+        for data in mutations([ANSWERS, b"\1\5\3", NUMBERED], 10_000, seed=6):
             each = exchange(at_once=rng.random() < 0.5)
             try:
                 each.feed(data)

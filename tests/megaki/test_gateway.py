@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -14,9 +14,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.counters import Counters
 from mikanet.errors import RemoteProtocolError
-from mikanet.megaki import gateway, sealing
-from mikanet.megaki.gateway import Gateway, GatewaySite, NoSessionError, WarmSessions
-from mikanet.megaki.sazukari import SessionLostError, TimedOutError
+from mikanet.megaki import gateway_site, sealing, warm
+from mikanet.megaki.gateway import Gateway
+from mikanet.megaki.gateway_site import GatewaySite
+from mikanet.megaki.sazukari import RESUME_TIME, SessionLostError, TimedOutError
+from mikanet.megaki.warm import NoSessionError, WarmSessions
 from mikanet.megaki.wire import MAX_MESSAGE
 from tests.megaki.memory import MemoryServer
 
@@ -24,7 +26,12 @@ from tests.megaki.memory import MemoryServer
 class Connection(StringTransport):
     """An HTTP client's connection."""
 
-    aborted = False
+    aborted = fin = False
+    protocol: Any
+
+    def loseWriteConnection(self) -> None:
+        """Note it."""
+        self.fin = True
 
     def abortConnection(self) -> None:
         """Note it."""
@@ -43,7 +50,8 @@ class GatewayTests(SynchronousTestCase):
         self.asked: list[tuple[bytes, Deferred[bytes]]] = []
         self.counters = Counters()
         self.gateway = Gateway(self.ask, self.counters)
-        self.site = GatewaySite(Clock(), self.gateway)
+        self.clock = Clock()
+        self.site = GatewaySite(self.clock, self.gateway)
 
     def ask(self, request: bytes) -> Any:
         """Note it."""
@@ -61,7 +69,7 @@ class GatewayTests(SynchronousTestCase):
 
     def post(self, body: bytes) -> Connection:
         """A POST."""
-        head = f"POST /any/path HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /any/path HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         return self.send(head.encode(), body)
 
     def status(self, transport: Connection) -> int:
@@ -108,16 +116,92 @@ class GatewayTests(SynchronousTestCase):
 
     def test_bad_requests(self) -> None:
         """Another method is 405, an empty body 400, one over 1 MiB 413, announced or in chunks; none is asked for."""
-        self.assertEqual(self.status(self.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")), 405)
-        self.assertEqual(self.status(self.send(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")), 405)
+        self.assertEqual(self.status(self.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")), 405)
+        self.assertEqual(self.status(self.send(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n")), 405)
         self.assertEqual(self.status(self.post(b"")), 400)
         self.assertEqual(self.status(self.post(bytes(MAX_MESSAGE + 1))), 413)
         chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
-        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         self.assertEqual(self.status(self.send(head, *[chunk] * 17, b"0\r\n\r\n")), 413)
-        endless = self.send(head, *[chunk] * 65)
-        self.assertTrue(endless.disconnecting or endless.aborted)
         self.assertEqual(self.asked, [])
+
+    def test_refused_at_the_head(self) -> None:
+        """What will be refused is refused before its body: at the head, or where it becomes too long, and arrives."""
+        heads = {
+            413: b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n",
+            405: b"PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n",
+            403: b"POST / HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 10\r\n",
+        }
+        for status, head in heads.items():
+            transport = self.send(head + b"Expect: 100-continue\r\n\r\n")
+            self.assertEqual(self.status(transport), status)
+            self.assertIn(b"Connection: close", transport.value())
+            said = transport.value()
+            for _ in range(100):
+                transport.protocol.dataReceived(bytes(65536))
+            self.assertEqual(transport.value(), said)
+            # Our end is out; what comes is read for a while, so that no reset overtakes the response.
+            self.assertTrue(transport.fin)
+            self.assertFalse(transport.disconnecting)
+            self.clock.advance(gateway_site.LINGER)
+            self.assertTrue(transport.disconnecting)
+        endless = self.send(
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+            *[b"10000\r\n" + bytes(65536) + b"\r\n"] * 17,
+        )
+        self.assertEqual(self.status(endless), 413)
+        self.patch(gateway_site, "LINGER_BYTES", 100_000)
+        endless.protocol.dataReceived(bytes(65536))
+        endless.protocol.dataReceived(bytes(65536))
+        self.assertTrue(endless.disconnecting)
+        good = self.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n")
+        self.assertEqual(self.status(good), 100)
+
+    def test_half_close(self) -> None:
+        """A client that ends its half after its request gets the answer, then our end; one in mid-request does not wait."""
+        transport = self.post(b"q")
+        transport.protocol.readConnectionLost()
+        self.assertFalse(transport.disconnecting or transport.fin)
+        self.asked.pop()[1].callback(b"answer")
+        self.assertIn(b"answer", transport.value())
+        self.assertTrue(transport.disconnecting)
+        transport = self.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhal")
+        transport.protocol.readConnectionLost()
+        self.assertTrue(transport.disconnecting)
+
+    def test_pages_of_other_sites(self) -> None:
+        """A page of another site gets 403: by its origin, or by a name of its own that leads here; ours are served."""
+        gateway = Gateway(self.ask, self.counters, hosts=["Gateway.lan"])
+        self.site = GatewaySite(self.clock, gateway)
+        for host, origin, served in (
+            ("localhost:8080", None, True),
+            ("127.0.0.1:8080", "http://127.0.0.1:8080", True),
+            ("[::1]:8080", None, True),
+            ("gateway.lan", "http://gateway.lan", True),
+            ("app.localhost", None, True),
+            ("evil.example", None, False),
+            ("evil.example:8080", "http://evil.example:8080", False),
+            ("127.0.0.1:8080", "http://evil.example", False),
+            ("127.0.0.1:8080", "null", False),
+            ("127.0.0.1:8080", "http://127.0.0.1:9090", False),
+            ("[::1", None, False),
+            ("", None, False),
+        ):
+            head = f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1\r\n"
+            head += f"Origin: {origin}\r\n" if origin else ""
+            transport = self.send(head.encode() + b"\r\nq")
+            self.assertEqual(len(self.asked), served, (host, origin))
+            if served:
+                self.asked.pop()[1].callback(b"a")
+            self.assertEqual(self.status(transport), 200 if served else 403, (host, origin))
+
+    def test_mistakes_of_ours(self) -> None:
+        """A request whose answering fails in a way that nobody thought of is answered with 500, and logged."""
+        transport = self.post(b"q")
+        self.asked.pop()[1].errback(ZeroDivisionError())
+        self.assertEqual(self.status(transport), 500)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.gateway.running, set())
 
     def test_client_leaves(self) -> None:
         """If the HTTP client goes away, its request is given up."""
@@ -188,11 +272,43 @@ class WarmTests(SynchronousTestCase):
         self.assertEqual(len([wire for wire in self.server.wires if not wire.near.gone]), 2)
         self.assertEqual(self.server.config.counters["megaki.server.resumed"], 1)
 
+    def test_failed_resumption(self) -> None:
+        """After a resumption that the server will not have, by silence or by its end, there is a handshake."""
+        self.start()
+        done = ensureDeferred(self.sessions.ask(b"q"))
+        self.pump()
+        self.answer_all()
+        self.successResultOf(done)
+        for session in self.server.config.bank._sessions.values():  # other keys than the client has
+            session.current = session.previous = sealing.SessionKey(bytes(32))
+        for wire in list(self.server.wires):
+            wire.far.protocol._close()
+        self.pump()
+        self.clock.advance(RESUME_TIME)
+        self.pump()
+        done = ensureDeferred(self.sessions.ask(b"again"))
+        self.pump()
+        self.answer_all()
+        self.assertEqual(self.successResultOf(done), b"again")
+        self.assertGreaterEqual(self.server.config.counters["megaki.server.handshakes"], 3)
+
+    def test_client_leaves_while_a_session_is_opened(self) -> None:
+        """A request that is given up while its session is being opened says nothing about the server."""
+        self.server.reachable = False
+        self.sessions = WarmSessions(self.clock, self.server.client(), warm=0, most=3)
+        self.sessions.start()
+        with capturedLogs() as logs:
+            done = ensureDeferred(self.sessions.ask(b"q"))
+            done.cancel()
+            self.failureResultOf(done, CancelledError)
+        self.assertEqual([event for event in logs if "no session" in formatEvent(event)], [])
+        self.assertEqual(self.sessions._opening, 0)
+
     def test_rest(self) -> None:
         """A session that rested for long is renewed before the server would close it."""
         self.start()
         for _ in range(20):
-            self.clock.advance(gateway.REST_TIME / 8)
+            self.clock.advance(warm.REST_TIME / 8)
             self.server.pump()
         self.pump()
         self.assertEqual(self.server.config.counters["megaki.server.idle"], 0)

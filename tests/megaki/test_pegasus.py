@@ -9,10 +9,13 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from mikanet.counters import Counters
 from mikanet.megaki import pegasus
-from mikanet.megaki.exchange import PROBE_BYTES, Context
+from mikanet.megaki.exchange import PROBE_BYTES, START, Context
 from mikanet.megaki.harness import Failure, PoolSettings, WorkerError
+from mikanet.megaki.member import State
 from mikanet.megaki.pegasus import Pool
+from mikanet.megaki.starts import BACKOFF
 
 CONTEXT = Context("192.0.2.1", 1, bytes(16)).encode()
 
@@ -26,10 +29,13 @@ class FakeWorker:
         self.is_shell = is_shell
         self.written: list[bytes] = []
         self.killed = self.retired = False
+        self.number = bytes(8)
 
     def write(self, data: bytes) -> None:
         """Note it."""
         self.written.append(data)
+        if data[0] == START:
+            self.number = data[1:9]
 
     def retire(self) -> None:
         """Note it."""
@@ -49,9 +55,13 @@ class FakeWorker:
         """Bytes for the pool."""
         self.listener.data_received(data)
 
+    def numbered(self, *parts: bytes) -> bytes:
+        """Parts of an answer, each with the number of the last request after its first byte, as shells send them."""
+        return b"".join(bytes([part[0] | 0x80]) + self.number + part[1:] for part in parts)
+
     def answer(self, data: bytes) -> None:
         """A whole answer."""
-        self.say(b"\1\4" + len(data).to_bytes(4, "little") + data + b"\3")
+        self.say(self.numbered(b"\1", b"\4" + len(data).to_bytes(4, "little") + data, b"\3"))
 
     def die(self, last_words: bytes = b"") -> None:
         """End and be reaped."""
@@ -75,7 +85,8 @@ class PoolTestCase(SynchronousTestCase):
     def make(self, **changes: Any) -> Pool:
         """A pool."""
         settings = PoolSettings(**{"size": 2, "queue_length": 3, **changes})
-        return Pool(self.clock, self.spawn, settings, uniform=lambda: 0.5)
+        self.counters = Counters()
+        return Pool(self.clock, self.spawn, settings, self.counters, uniform=lambda: 0.5)
 
     def spawn(self, listener: Any) -> FakeWorker:
         """A new worker."""
@@ -115,9 +126,10 @@ class ExchangeTests(PoolTestCase):
         """A worker that ends right after its answer has given it, though its end is noticed first."""
         done, half = self.ask(b"1"), self.ask(b"2")
         waiting = self.ask(b"3")
-        self.asked(b"1").die(b"\1\4\3\0\0\0one")
+        first, second = self.asked(b"1"), self.asked(b"2")
+        first.die(first.numbered(b"\1", b"\4\3\0\0\0one"))
         self.assertEqual(self.successResultOf(done), b"one")
-        self.asked(b"2").die(b"\1\4\3\0\0\0tw")
+        second.die(second.numbered(b"\1", b"\4\3\0\0\0tw"))
         self.assertEqual(self.failure(half), Failure.DIED)
         self.assertNoResult(waiting)  # nobody gave it to the dead
         self.assertEqual((self.pool.status.served, self.pool.status.deaths), (1, 2))
@@ -134,6 +146,65 @@ class ExchangeTests(PoolTestCase):
         worker.answer(b"three")
         self.assertEqual(self.successResultOf(last), b"three")
         self.assertEqual(self.pool.status.served, 2)
+
+    def test_given_up_after_it_was_begun(self) -> None:
+        """A request that waited, was begun and is then given up ends with its answer; its worker lives and serves on."""
+        self.ask(b"1")
+        busy = self.asked(b"1")
+        self.ask(b"2")
+        for number in range(15):
+            waiting = self.ask(b"w%d" % number)
+            busy.answer(b"a")
+            self.assertEqual(busy.asked, b"w%d" % number)
+            waiting.cancel()
+            self.failureResultOf(waiting, CancelledError)
+        busy.answer(b"a")
+        self.assertFalse(busy.killed)
+        self.assertFalse(self.pool.sick)
+        self.assertEqual((self.pool.status.deaths, self.pool.status.killed), (0, 0))
+
+    def test_answer_that_nobody_asked_for(self) -> None:
+        """Of a worker that answers unasked, or another's request, nothing is delivered to anybody, and it is replaced."""
+        done = self.ask(b"1")
+        worker = self.asked(b"1")
+        old = worker.numbered(b"\1", b"\4\3\0\0\0old", b"\3")
+        worker.say(old)
+        self.assertEqual(self.successResultOf(done), b"old")
+        following = self.ask(b"2")
+        if worker.asked != b"2":
+            self.ask(b"3")
+            worker = self.asked(b"3")
+        else:
+            worker = self.asked(b"2")
+        worker.say(old)
+        self.assertTrue(worker.killed)
+        if worker.asked == b"2":
+            self.assertEqual(self.failure(following), Failure.BROKEN)
+
+    def test_last_words_with_more(self) -> None:
+        """Of last words that are more than an answer nothing is delivered."""
+        done = self.ask(b"1")
+        worker = self.asked(b"1")
+        worker.die(worker.numbered(b"\1", b"\4\3\0\0\0one", b"\3", b"\3"))
+        self.assertEqual(self.failure(done), Failure.DIED)
+
+    def test_networks_in_turn(self) -> None:
+        """Networks take turns, and when the queue is full the one that has most waiting gives up its newest."""
+        for _ in range(2):
+            self.pool.handle(CONTEXT, b"busy", "noisy")
+        noisy = [self.pool.handle(CONTEXT, b"n%d" % number, "noisy") for number in range(3)]
+        self.assertEqual(self.failure(self.pool.handle(CONTEXT, b"n4", "noisy")), Failure.QUEUE_FULL)
+        quiet = self.pool.handle(CONTEXT, b"quiet", "quiet")
+        self.assertEqual(self.failure(noisy[2]), Failure.QUEUE_FULL)
+        order = []
+        for _ in range(5):
+            worker = next(each for each in self.workers if each.asked is not None)
+            order.append(worker.asked)
+            worker.written, done = [], worker.asked
+            worker.answer(b"a")
+            if done == b"quiet":
+                self.assertEqual(self.successResultOf(quiet), b"a")
+        self.assertLess(order.index(b"quiet"), order.index(b"n1"))
 
     def test_probes_take_no_place(self) -> None:
         """Without a queue, too, a request finds a worker that is just asked for a sign of life."""
@@ -176,7 +247,7 @@ class ExchangeTests(PoolTestCase):
         waiting = self.ask()
         self.clock.advance(4)
         for worker in self.workers:
-            worker.say(b"\1")
+            worker.say(worker.numbered(b"\1"))
         self.clock.advance(1)  # both workers are killed at their deadline, and their places are empty for a moment
         self.assertNoResult(waiting)
         self.cannot_start = True
@@ -186,7 +257,8 @@ class ExchangeTests(PoolTestCase):
     def test_failed(self) -> None:
         """A worker that says it failed fails the request, and is used again."""
         done = self.ask()
-        self.asked(b"q").say(b"\1\5\3")
+        worker = self.asked(b"q")
+        worker.say(worker.numbered(b"\1", b"\5", b"\3"))
         self.assertEqual(self.failure(done), Failure.FAILED)
         self.assertEqual(self.pool.status.idle, 2)
 
@@ -195,7 +267,7 @@ class ExchangeTests(PoolTestCase):
         done = self.ask()
         worker = self.asked(b"q")
         self.clock.advance(9.9)
-        worker.say(b"\1\4\1\0\0\0x")
+        worker.say(worker.numbered(b"\1", b"\4\1\0\0\0x"))
         self.assertFalse(worker.killed)
         self.clock.advance(0.1)
         self.assertTrue(worker.killed)
@@ -210,10 +282,10 @@ class ExchangeTests(PoolTestCase):
 
     def test_out_of_step(self) -> None:
         """Wrong answers, too many bytes, and words that nobody asked for kill the worker."""
-        for said in (b"\3", b"\1\4\xff\xff\xff\xff", b"\1\4\1\0\0\0x\3\3"):
+        for said in ((b"\3",), (b"\1", b"\4\xff\xff\xff\xff"), (b"\1", b"\4\1\0\0\0x", b"\3", b"\3"), None):
             done = self.ask()
             worker = self.asked(b"q")
-            worker.say(said)
+            worker.say(b"\1" if said is None else worker.numbered(*said))
             self.assertTrue(worker.killed)
             self.assertEqual(self.failure(done), Failure.BROKEN)
             worker.die()
@@ -244,6 +316,35 @@ class DeathTests(PoolTestCase):
         self.asked(b"2").answer(b"two")
         self.assertEqual(self.successResultOf(other), b"two")
         self.assertEqual(self.pool.status.idle, 2)
+
+    def test_crashes_in_requests(self) -> None:
+        """Requests that crash their workers cost themselves: the place is taken again at once, and nobody calls it sick."""
+        for _ in range(40):
+            done = self.ask(b"crash")
+            worker = self.asked(b"crash")
+            worker.die()
+            self.workers.remove(worker)
+            self.assertEqual(self.failure(done), Failure.DIED)
+            self.clock.advance(0)
+            self.ready(self.workers[-1])
+            self.assertEqual(self.pool.status.idle, 2)
+        self.assertFalse(self.pool.sick)
+        self.assertEqual(self.pool.status.deaths, 40)
+
+    def test_dies_soon_after_coming_up(self) -> None:
+        """A worker that comes up and dies at once without a request has failed to start; one that lived on has not."""
+        self.workers[0].die()
+        count = len(self.workers)
+        self.clock.advance(BACKOFF[0] / 2)
+        self.assertEqual(len(self.workers), count)
+        self.clock.advance(BACKOFF[0] / 2)
+        self.assertEqual(len(self.workers), count + 1)
+        self.ready(self.workers[-1])
+        self.clock.advance(2)
+        self.workers[-1].die()
+        count = len(self.workers)
+        self.clock.advance(0)
+        self.assertEqual(len(self.workers), count + 1)
 
     def test_back_off(self) -> None:
         """Workers that die before they answered anything are started less and less often, up to every 5 s."""
@@ -295,7 +396,7 @@ class DeathTests(PoolTestCase):
         """A shell that does not come up within its time is killed."""
         self.workers[0].die()
         self.clock.advance(0.1)
-        self.clock.advance(pegasus.START_TIME)
+        self.clock.advance(PoolSettings().start_time)
         self.assertTrue(self.workers[2].killed)
 
     def test_probe(self) -> None:
@@ -409,6 +510,27 @@ class ReplacementTests(PoolTestCase):
         done = self.ask()
         self.asked(b"q").answer(b"a")
         self.assertEqual(self.successResultOf(done), b"a")
+
+    def test_broken_reload_is_given_up(self) -> None:
+        """A reload whose first worker does not come up starts no more, however much the old ones answer; a later one may."""
+        self.pool.reload()
+        self.workers[2].die()
+        self.assertEqual(self.counters["megaki.pool.reloads_failed"], 1)
+        for _ in range(20):
+            done = self.ask()
+            self.asked(b"q").answer(b"a")
+            self.assertEqual(self.successResultOf(done), b"a")
+            self.clock.advance(1)
+            for member in list(self.pool._members):
+                if member.state is State.PROBED:
+                    member.worker.say(PROBE_BYTES)
+        self.assertEqual(len(self.workers), 3)
+        self.pool.reload()
+        for _ in range(2):
+            self.workers[-1].say(PROBE_BYTES)
+        self.assertEqual([worker.retired for worker in self.workers[:2]], [True, True])
+        self.assertEqual(self.pool.status.idle, 2)
+        self.assertEqual({member.state for member in self.pool._members if member.worker.retired}, {State.RETIRING})
 
     def test_death_while_replacing(self) -> None:
         """If another worker dies meanwhile, the replacement fills its place and the old one is replaced later."""

@@ -13,8 +13,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mikanet.errors import ConfigError
@@ -42,7 +42,7 @@ class WorkerCommand:
 
     :ivar arguments: the program, and what it is given. :ivar folder: where it runs. :ivar uid: as whom; None for our
         own user.
-    :ivar memory: bytes of address space; 0 for no limit.
+    :ivar memory: bytes of address space; 0 for no limit. :ivar variables: of its environment, besides a few of ours.
     """
 
     kind: Kind
@@ -50,6 +50,7 @@ class WorkerCommand:
     folder: str
     uid: int | None = None
     memory: int = MEMORY
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def is_shell(self) -> bool:
@@ -61,19 +62,37 @@ class WorkerCommand:
         uid = -1 if self.uid is None else self.uid
         # A program of the user's own may want to start others.
         processes = PROCESSES if self.is_shell else -1
-        limits = f"{uid},{self.memory},{FILES},{processes}"
+        limits = f"{uid},{self.memory},{FILES},{processes},{os.getpid()}"
         return [sys.executable, "-I", "-S", str(_HERE / "launch.py"), limits, *self.arguments]
 
     def environment(self) -> dict[str, str]:
         """A clean environment (K9)."""
-        return {name: os.environ[name] for name in _KEPT if name in os.environ}
+        return {name: os.environ[name] for name in _KEPT if name in os.environ} | dict(self.variables)
 
 
-def parse_worker(text: str, uid: int | None = None, memory: int = MEMORY) -> WorkerCommand:
+def parse_variable(text: str) -> tuple[str, str]:
+    """``NAME=VALUE``, or ``NAME`` for the value that it has here.
+
+    :raises ConfigError: if it is neither.
+    """
+    name, equals, value = text.partition("=")
+    if not name or not name.isascii() or not name.isprintable() or any(char in name for char in " =") or "\0" in value:
+        raise ConfigError(f"--worker-env is NAME or NAME=VALUE, not {text!r}")
+    if not equals:
+        if name not in os.environ:
+            raise ConfigError(f"--worker-env {name}: the server's environment has no such variable")
+        value = os.environ[name]
+    return name, value
+
+
+def parse_worker(
+    text: str, uid: int | None = None, memory: int = MEMORY, variables: Mapping[str, str] | None = None
+) -> WorkerCommand:
     """A worker in the user's words: ``php:FILE``, ``python:FILE`` or ``exec:COMMAND``.
 
     :raises ConfigError: if it is none, or its file or program cannot be found.
     """
+    given = dict(variables or {})
     word, colon, rest = text.partition(":")
     kind = {each.value: each for each in Kind}.get(word)
     if kind is None or not colon or not rest:
@@ -85,7 +104,7 @@ def parse_worker(text: str, uid: int | None = None, memory: int = MEMORY) -> Wor
             raise ConfigError(f"cannot read the command of {text!r}: {problem}") from None
         if not words:
             raise ConfigError("exec: needs a command")
-        return WorkerCommand(kind, [find_program(words[0]), *words[1:]], os.getcwd(), uid, memory)
+        return WorkerCommand(kind, [find_program(words[0]), *words[1:]], os.getcwd(), uid, memory, given)
     script = os.path.abspath(rest)
     if not os.access(script, os.R_OK) or not os.path.isfile(script):
         raise ConfigError(f"cannot read the worker's script {rest}")
@@ -93,7 +112,7 @@ def parse_worker(text: str, uid: int | None = None, memory: int = MEMORY) -> Wor
         arguments = [find_program("php"), "-d", "display_errors=stderr", str(_HERE / "shell.php"), script]
     else:
         arguments = [sys.executable, "-I", str(_HERE / "shell.py"), script]
-    return WorkerCommand(kind, arguments, os.path.dirname(script), uid, memory)
+    return WorkerCommand(kind, arguments, os.path.dirname(script), uid, memory, given)
 
 
 def find_program(name: str) -> str:

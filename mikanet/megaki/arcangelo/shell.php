@@ -5,7 +5,8 @@
  * answer. The script finds the request in arca::$request, and who asks in the other static variables of arca.
  *
  * php shell.php SCRIPT, with requests on file descriptor 3 and answers on 4, so that echo harms nothing. All integers are
- * in host order.
+ * in host order. Answers carry the number of their request, and nobody but this process gives any: a child that comes back
+ * from the script ends.
  */
 
 final class arca
@@ -41,6 +42,7 @@ final class arcangelo_shell
     private const HANDLE_OK = "\x04";
     private const HANDLE_FAILED = "\x05";
 
+    private const NUMBERED = 0x80;
     private const MAX_ANSWER = 1048576;
     private const READ_SIZE = 262144;
 
@@ -50,6 +52,7 @@ final class arcangelo_shell
     private static $at = 0;
     private static $answers = '';
     private static $started = false;
+    private static $owner = 0;
 
     public static function open()
     {
@@ -65,6 +68,7 @@ final class arcangelo_shell
             arca::log('file descriptors 3 and 4 are not there');
             exit(1);
         }
+        self::$owner = getmypid();
         stream_set_read_buffer(self::$in, 0);
         stream_set_write_buffer(self::$out, 0);
         stream_set_chunk_size(self::$in, self::READ_SIZE);
@@ -80,6 +84,29 @@ final class arcangelo_shell
         if (isset($userspace['on_init'])) {
             $userspace['on_init']();
         }
+        self::leave_if_child();
+    }
+
+    /* The end of a child that comes back from the script: it is not the one who answers. */
+    private static function leave_if_child()
+    {
+        if (getmypid() !== self::$owner) {
+            exit(0);
+        }
+    }
+
+    /* One request's limits and alarms do not end a later one. */
+    private static function stop_alarms()
+    {
+        set_time_limit(0);
+        if (function_exists('pcntl_alarm')) {
+            pcntl_alarm(0);
+        }
+    }
+
+    private static function put($answer)
+    {
+        self::$answers .= chr(ord($answer[0]) | self::NUMBERED) . arca::$guid . substr($answer, 1);
     }
 
     public static function serve($userspace)
@@ -95,7 +122,7 @@ final class arcangelo_shell
                 case self::START:
                     self::read_context(self::take(self::number()));
                     self::$started = self::guarded($userspace, 'on_start', $nothing);
-                    self::$answers .= self::$started ? self::START_OK : self::START_FAILED;
+                    self::put(self::$started ? self::START_OK : self::START_FAILED);
                     break;
                 case self::HANDLE:
                     arca::$request = self::take(self::number());
@@ -107,7 +134,8 @@ final class arcangelo_shell
                         self::guarded($userspace, 'on_stop', $nothing);
                     }
                     self::$started = false;
-                    self::$answers .= self::QUIT_OK;
+                    self::stop_alarms();
+                    self::put(self::QUIT_OK);
                     break;
                 default:
                     arca::log("unknown request type $type");
@@ -122,12 +150,12 @@ final class arcangelo_shell
         if (self::$started && self::guarded($userspace, 'on_handle', $answer)) {
             if (($answer === null || is_scalar($answer)) && strlen((string) $answer) <= self::MAX_ANSWER) {
                 $answer = (string) $answer;
-                self::$answers .= self::HANDLE_OK . pack('L', strlen($answer)) . $answer;
+                self::put(self::HANDLE_OK . pack('L', strlen($answer)) . $answer);
                 return;
             }
             arca::log('on_handle must return a string of at most 1 MiB');
         }
-        self::$answers .= self::HANDLE_FAILED;
+        self::put(self::HANDLE_FAILED);
     }
 
     /* Whether the callable came back without an exception; its result goes into $result. */
@@ -139,6 +167,8 @@ final class arcangelo_shell
         } catch (Throwable $problem) {
             arca::log("uncaught in $name: $problem");
             return false;
+        } finally {
+            self::leave_if_child();
         }
     }
 
@@ -175,6 +205,9 @@ final class arcangelo_shell
     /* Also called when the script exits: an answer that was given before that counts. */
     public static function flush()
     {
+        if (getmypid() !== self::$owner) {
+            return;
+        }
         while (self::$answers !== '') {
             $written = fwrite(self::$out, self::$answers);
             if ($written === false) {

@@ -3,12 +3,15 @@
 ``on_init()`` is called once, ``on_start()`` and ``on_stop()`` around each request; all three may be missing. The module
 ``arca`` tells a script who asks: ``client_ip``, ``client_port``, ``token`` and ``guid``, and has ``log(text)``.
 
-``python -I shell.py SCRIPT``, with requests on descriptor 3 and answers on 4. All integers are in host order.
+``python -I shell.py SCRIPT``, with requests on descriptor 3 and answers on 4. All integers are in host order. Answers carry
+the number of their request, and nobody but this process gives any: what it forks or starts has no channel.
 """
 
+import importlib.machinery
 import ipaddress
 import os
 import runpy
+import signal
 import struct
 import sys
 import time
@@ -21,6 +24,7 @@ IN, OUT = 3, 4
 START, QUIT, HANDLE, PROBE = 1, 2, 3, 16
 START_OK, START_FAILED, QUIT_OK, HANDLE_OK, HANDLE_FAILED = b"\1", b"\2", b"\3", b"\4", b"\5"
 MAX_ANSWER = 1024 * 1024
+NUMBERED = 0x80
 READ_SIZE = 256 * 1024
 
 arca: Any = types.ModuleType("arca")
@@ -37,6 +41,26 @@ class Pipe:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._answers: list[bytes] = []
+        self._owner = os.getpid()
+
+    def keep_to_ourselves(self) -> None:
+        """Neither programs that are started from here nor forks get the channel."""
+        for descriptor in (IN, OUT):
+            os.set_inheritable(descriptor, False)
+        os.register_at_fork(after_in_child=self._close)
+
+    def _close(self) -> None:
+        """In a child: what it says is nobody's answer."""
+        self._answers.clear()
+        for descriptor in (IN, OUT):
+            os.close(descriptor)
+
+    def leave_if_child(self) -> None:
+        """The end of a child that comes back from the script: it is not the one who answers."""
+        if os.getpid() != self._owner:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
 
     def take(self, size: int) -> bytes:
         """Exactly so many bytes; the end of the process when there are no more."""
@@ -54,12 +78,17 @@ class Pipe:
         """A 32-bit number."""
         return int(struct.unpack("=I", self.take(4))[0])
 
-    def put(self, *parts: bytes) -> None:
-        """Part of an answer."""
-        self._answers += parts
+    def put(self, kind: bytes, *parts: bytes) -> None:
+        """An answer to the request whose number is ``arca.guid``."""
+        self._answers += (bytes([kind[0] | NUMBERED]), arca.guid, *parts)
+
+    def put_sign_of_life(self) -> None:
+        """The answer to a probe, which has no number."""
+        self._answers.append(bytes([PROBE]))
 
     def flush(self) -> None:
         """Send what was put."""
+        self.leave_if_child()
         data = memoryview(b"".join(self._answers))
         self._answers.clear()
         while data:
@@ -74,14 +103,49 @@ def read_context(data: bytes) -> None:
     arca.token = data[-16:]
 
 
-def guarded(call: Callable[[], None]) -> bool:
+def guarded(pipe: Pipe, call: Callable[[], None]) -> bool:
     """Whether ``call`` came back without an exception; one is logged."""
     try:
         call()
     except Exception:  # noqa: BLE001 - whatever the script does, the worker goes on
         log(traceback.format_exc().rstrip())
         return False
+    finally:
+        pipe.leave_if_child()
     return True
+
+
+def stop_alarms() -> None:
+    """One request's alarms do not ring in a later one."""
+    signal.alarm(0)
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0)
+
+
+class FreshLoader(importlib.machinery.SourceFileLoader):
+    """Reads a module's source each time: bytecode of a file changed within a second, with its size kept, is not its own."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        """Compile what is there now."""
+        path = self.get_filename(fullname)
+        code: types.CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
+def load_modules_anew(folder: str) -> None:
+    """Modules from ``folder``, the script's own, are compiled from their source; everybody else's come as ever."""
+    machinery = importlib.machinery
+    find = machinery.FileFinder.path_hook(
+        (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES), (FreshLoader, machinery.SOURCE_SUFFIXES)
+    )
+
+    def hook(path: str) -> Any:
+        if path != folder and not path.startswith(folder.rstrip("/") + "/"):
+            raise ImportError("not the script's")
+        return find(path)
+
+    sys.path_hooks.insert(0, hook)
+    sys.path.insert(0, folder)
 
 
 def serve(pipe: Pipe, script: dict[str, Any]) -> None:
@@ -95,19 +159,20 @@ def serve(pipe: Pipe, script: dict[str, Any]) -> None:
     while True:
         kind = pipe.take(1)[0]
         if kind == PROBE:
-            pipe.put(bytes([PROBE]))
+            pipe.put_sign_of_life()
             continue
         arca.guid = pipe.take(8)
         if kind == START:
             read_context(pipe.take(pipe.number()))
-            started = guarded(on_start)
+            started = guarded(pipe, on_start)
             pipe.put(START_OK if started else START_FAILED)
         elif kind == HANDLE:
             handle(pipe, pipe.take(pipe.number()), on_handle if started else None)
         elif kind == QUIT:
             if started:
-                guarded(on_stop)
+                guarded(pipe, on_stop)
             started = False
+            stop_alarms()
             pipe.put(QUIT_OK)
         else:
             log(f"unknown request type {kind}")
@@ -117,7 +182,7 @@ def serve(pipe: Pipe, script: dict[str, Any]) -> None:
 def handle(pipe: Pipe, request: bytes, on_handle: Callable[[bytes], Any] | None) -> None:
     """One request."""
     answers: list[Any] = []
-    if on_handle is not None and guarded(lambda: answers.append(on_handle(request))):
+    if on_handle is not None and guarded(pipe, lambda: answers.append(on_handle(request))):
         answer = b"" if answers[0] is None else answers[0]
         if isinstance(answer, (bytes, bytearray, memoryview)) and len(answer) <= MAX_ANSWER:
             pipe.put(HANDLE_OK, struct.pack("=I", len(answer)), bytes(answer))
@@ -130,16 +195,19 @@ def main() -> None:
     """Load the script, then serve."""
     path = sys.argv[1]
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a file; the log is to be in time
-    sys.path.insert(0, os.path.dirname(path))
+    load_modules_anew(os.path.dirname(path))
     arca.client_ip, arca.client_port, arca.token, arca.guid, arca.log = "255.255.255.255", 0, bytes(16), bytes(8), log
     sys.modules["arca"] = arca
+    pipe = Pipe()
+    pipe.keep_to_ourselves()
     script = runpy.run_path(path)
+    pipe.leave_if_child()
     if not callable(script.get("on_handle")):
         log(f"{path} defines no function on_handle(request)")
         raise SystemExit(1)
     if "on_init" in script:
         script["on_init"]()
-    pipe = Pipe()
+        pipe.leave_if_child()
     try:
         serve(pipe, script)
     finally:

@@ -109,12 +109,14 @@ class LaunchTests(SynchronousTestCase):
             for name in names:
                 self.patch(module, name, note(name))
         self.patch(launch.resource, "setrlimit", note("setrlimit"))
-        self.patch(launch.sys, "argv", ["launch.py", "1234,1000,64,0", "/bin/x", "a"])
+        self.patch(launch, "bind_to_server", note("bind"))
+        self.patch(launch.sys, "argv", ["launch.py", "1234,1000,64,0,77", "/bin/x", "a"])
         launch.main()
         names = [call[0] for call in calls]
         self.assertEqual(calls[-1], ("execv", "/bin/x", ["/bin/x", "a"]))
         processes = calls.index(("setrlimit", launch.resource.RLIMIT_NPROC, (0, 0)))
         self.assertLess(names.index("setuid"), processes)
+        self.assertLess(names.index("setuid"), calls.index(("bind", 77)))
         self.assertLess(names.index("setgid"), names.index("setuid"))
         self.assertLess(names.index("setgroups"), names.index("setgid"))
         self.assertIn(("setrlimit", launch.resource.RLIMIT_AS, (1000, 1000)), calls)
@@ -125,6 +127,7 @@ class LaunchTests(SynchronousTestCase):
         for name in ("setsid", "umask", "execv"):
             self.patch(launch.os, name, lambda *_: None)
         self.patch(launch.resource, "setrlimit", lambda which, _: calls.append(which))
-        self.patch(launch.sys, "argv", ["launch.py", "-1,0,64,-1", "/bin/x"])
+        self.patch(launch, "bind_to_server", lambda _: None)
+        self.patch(launch.sys, "argv", ["launch.py", "-1,0,64,-1,77", "/bin/x"])
         launch.main()
         self.assertEqual(calls, [launch.resource.RLIMIT_CORE, launch.resource.RLIMIT_NOFILE])
