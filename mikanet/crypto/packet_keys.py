@@ -36,12 +36,14 @@ class Block:
     :ivar overhead: bytes that it adds to each packet.
     :ivar protects: False for those that keep no packet from being read or changed on purpose (X11): the null blocks,
         and the streams, whose encrypted CRC can be mended by whoever flips bits.
+    :ivar costly: True for ciphers in plain Python, which take a millisecond for a packet.
     """
 
     name: str
     key_length: int
     overhead: int = 20
     protects: bool = True
+    costly: bool = False
 
 
 #: Every block by its name in configuration files. ``chacha20`` is our reading of a document that lists it; no released
@@ -55,11 +57,11 @@ BLOCKS: Mapping[str, Block] = MappingProxyType(
             Block("aes-192", 24),
             Block("aes-128-gcm", 16, overhead=28),
             Block("blowfish", 32),
-            Block("twofish", 32),
+            Block("twofish", 32, costly=True),
             Block("cast5", 16),
             Block("3des", 24),
-            Block("tea", 16),
-            Block("xtea", 16),
+            Block("tea", 16, costly=True),
+            Block("xtea", 16, costly=True),
             Block("sm4", 16),
             Block("salsa20", 32, protects=False),
             Block("chacha20", 32, protects=False),

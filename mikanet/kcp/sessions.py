@@ -14,9 +14,11 @@ from typing import Any, cast
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 
 from mikanet.counters import Counters
+from mikanet.crypto.packet_keys import BLOCKS
 from mikanet.filters.base import Filter
 from mikanet.filters.packets import deliver
 from mikanet.interfaces import IAuthenticatingFactory
+from mikanet.kcp.failures import COSTLY_FAILURES_IN_ALL, FAILURES_IN_ALL, FailureLimit
 from mikanet.kcp.filter import KcpFilter, Trust
 from mikanet.kcp.link import (
     FEC_TYPES,
@@ -33,10 +35,6 @@ from mikanet.kcp.ports import PacketPath
 from mikanet.kcp.segment import opens_session
 from mikanet.relay import MemoryBudget
 
-#: Failing packets per second and source before its packets are dropped unopened, unless it has a proven session.
-FAILURES_PER_SECOND = 200
-#: Sources whose failures are remembered; the oldest are forgotten.
-_MAX_SOURCES = 4096
 #: Ended sessions that late packets must not open again, and for how long (seconds).
 _MAX_ENDED, _ENDED_FOR = 4096, 60.0
 
@@ -48,32 +46,6 @@ class _Session:
     kcp: KcpFilter
     born: float
     live: bool = False
-
-
-class FailureLimit:
-    """A token bucket per source for packets that fail their check."""
-
-    def __init__(self, clock: IReactorTime, rate: int = FAILURES_PER_SECOND) -> None:
-        self._clock = clock
-        self._rate = rate
-        self._buckets: OrderedDict[Any, tuple[float, float]] = OrderedDict()  # (tokens, when)
-
-    def exhausted(self, source: Any) -> bool:
-        """Whether packets of this source are not worth opening now."""
-        bucket = self._buckets.get(source)
-        if bucket is None:
-            return False
-        tokens, when = bucket
-        return tokens + (self._clock.seconds() - when) * self._rate < 1.0
-
-    def failed(self, source: Any, count: int) -> None:
-        """So many packets failed."""
-        now = self._clock.seconds()
-        tokens, when = self._buckets.pop(source, (float(self._rate), now))
-        tokens = min(float(self._rate), tokens + (now - when) * self._rate)
-        self._buckets[source] = (max(tokens - count, 0.0), now)
-        if len(self._buckets) > _MAX_SOURCES:
-            self._buckets.popitem(last=False)
 
 
 class KcpSessions:
@@ -108,7 +80,8 @@ class KcpSessions:
             self._budget = budget or cast(IAuthenticatingFactory, factory).budget
         self._unauthenticated: dict[_Session, None] = {}  # the oldest first
         self._sealer = shared_sealer(settings, random_bytes, server=True)
-        self._failures = FailureLimit(clock)
+        costly = BLOCKS[settings.block].costly
+        self._failures = FailureLimit(clock, COSTLY_FAILURES_IN_ALL if costly else FAILURES_IN_ALL)
         self._by_peer: dict[Any, list[_Session]] = {}
         self._per_source: dict[Any, int] = {}
         self._unproven: dict[Any, int] = {}  # per source too
@@ -122,11 +95,22 @@ class KcpSessions:
     def packets_received(self, peer: Any, packets: Sequence[bytes]) -> bool:
         """A batch of sealed packets from one peer; whether one of them could be opened, and had not been before."""
         source = self._port.source_of(peer)
-        if not self._is_proven(source) and self._failures.exhausted(source):
-            self.counters.add("kcp.server.dropped.unopened", len(packets))
-            return False
+        if self._is_proven(source):
+            return self._open_packets(peer, source, list(packets))
+        good = False
+        while packets:
+            # What is allowed are failures: packets that are good use up nothing.
+            allowed = self._failures.allowance(source)
+            if not allowed:
+                self.counters.add("kcp.server.dropped.unopened", len(packets))
+                break
+            good = self._open_packets(peer, source, list(packets[:allowed])) or good
+            packets = packets[allowed:]
+        return good
+
+    def _open_packets(self, peer: Any, source: Any, packets: list[bytes]) -> bool:
         refused, repeated = self._sealer.refused, self._sealer.repeated
-        bodies = self._sealer.open(list(packets))
+        bodies = self._sealer.open(packets)
         if len(bodies) < len(packets):
             self.counters.add("kcp.server.dropped.repeated", self._sealer.repeated - repeated)
             if self._sealer.refused > refused:
@@ -181,6 +165,7 @@ class KcpSessions:
             self._unauthenticated.pop(session, None)
         if not session.live and session.kcp.proven and session in self._by_peer.get(peer, ()):
             session.live = True
+            self._failures.proven(self._port.source_of(peer))
             self._forget_unproven(self._port.source_of(peer))
             for other in [other for other in self._by_peer.get(peer, ()) if other is not session]:
                 self.counters.add("kcp.server.replaced")

@@ -18,6 +18,7 @@ from typing import TypeVar
 from mikanet.address import network_of
 from mikanet.errors import RemoteProtocolError
 from mikanet.pickaxe import wire
+from mikanet.pickaxe.derivations import DerivationBudget
 from mikanet.pickaxe.fragments import UnprovedFragments
 from mikanet.pickaxe.keys import KEY_SIZE, Handshake, Kdf, Secret, SessionKeys
 
@@ -106,6 +107,7 @@ class LoginDesk:
         self._by_network: dict[str, OrderedDict[bytes, Pending]] = {}
         self._recent: OrderedDict[bytes, list[float]] = OrderedDict()
         self._spent: OrderedDict[bytes, float] = OrderedDict()
+        self._derivations = DerivationBudget()
 
     def __len__(self) -> int:
         return len(self._by_lid)
@@ -157,8 +159,14 @@ class LoginDesk:
         self._expire(now)
         return self._by_sid.get(sid)
 
+    def may_derive(self, pending: Pending, now: float) -> bool:
+        """Whether the login's keys are there, or cheap, or may be derived now although that costs much."""
+        costs = pending.secret.kdf is Kdf.DRAFT and pending.keys is None
+        return not costs or self._derivations.take(pending.network, now)
+
     def proved(self, pending: Pending) -> None:
         """The login has become a session: its response is no longer repeated, and the throttle does not count it."""
+        self._derivations.proved(pending.network, pending.made_at)
         self._forget(pending)
         _put(self._spent, pending.handshake.response.lid, pending.made_at + PENDING_TIME)
         for slot in pending.slots:

@@ -139,6 +139,9 @@ class PickaxeServer:
             if whole is None:
                 return
             packet = whole
+        if not self._desk.may_derive(pending, now):
+            self.count("limit.derivations")
+            return
         session = Session(Role.SERVER, pending.sid, pending.session_keys(), self.config.random_bytes)
         path = Path(carrier.reliable)
         messages = session.receive(packet, path, now)

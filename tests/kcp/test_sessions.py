@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -14,10 +13,10 @@ from mikanet.endpoints.kcp import MIKA_SERVER
 from mikanet.fec.encoder import FecEncoder
 from mikanet.fec.reedsolomon import ReedSolomon, parity_rows
 from mikanet.interfaces import IAuthenticatingFactory, tell_authenticated
+from mikanet.kcp.failures import COSTLY_FAILURES_IN_ALL, FAILURES_IN_ALL
 from mikanet.kcp.filter import Patience
 from mikanet.kcp.link import LinkSettings
 from mikanet.kcp.segment import PUSH, Segment, encode
-from mikanet.kcp.sessions import FAILURES_PER_SECOND, FailureLimit
 from mikanet.kcp.settings import MODES
 from mikanet.relay import MemoryBudget
 from mikanet.smux.connection import SmuxConnection
@@ -178,15 +177,20 @@ class SessionsTests(SynchronousTestCase):
             net.sessions.packets_received(ALICE, [net.random.randbytes(60) for _ in range(100)])
         self.assertEqual(net.counters["kcp.server.dropped.unopened"], 800)
 
-    def test_failure_limit_refills(self) -> None:
-        """The bucket holds one second's worth and fills again."""
-        clock = Clock()
-        limit = FailureLimit(clock)  # type: ignore[arg-type]
-        limit.failed("x", FAILURES_PER_SECOND)
-        self.assertTrue(limit.exhausted("x"))
-        self.assertFalse(limit.exhausted("y"))
-        clock.advance(0.01)
-        self.assertFalse(limit.exhausted("x"))
+    def test_forged_sources_share_a_budget(self) -> None:
+        """Rubbish of ever new sources is opened up to a number in all; who has a session, or had one lately, is heard."""
+        for block, budget in (("aes", FAILURES_IN_ALL), ("tea", COSTLY_FAILURES_IN_ALL)):
+            net = self.net(block=block)
+            settings = replace(LINK, block=block)
+            self.greet(net, settings=settings)
+            net.clock.sleep(0.1)
+            opened = net.counters["kcp.server.dropped.check"]
+            for number in range(2 * budget // 10):
+                net.sessions.packets_received((f"10.6.{number >> 8}.{number & 255}", 1), [bytes(60)] * 10)
+            self.assertEqual(net.counters["kcp.server.dropped.check"] - opened, budget)
+            self.assertEqual(net.counters["kcp.server.dropped.unopened"], budget)
+            net.sessions.abort_all()
+            self.greet(net, (ALICE[0], 5002), settings)
 
     def test_fec_peers(self) -> None:
         """Server and client may each use FEC or not."""

@@ -179,6 +179,45 @@ class DeskTests(DeskTestCase):
         self.assertEqual(len(self.desk._by_sid), MAX_PENDING)
         self.assertTrue(self.is_real(self.login()))
 
+    def test_derivations_of_the_draft_are_few(self) -> None:
+        """Whoever sends logins and packets behind them, from however many networks, makes the server derive six keys at once
+        and three a second; those who have proved a login from their network have as many for themselves."""
+        secret = Secret(Kdf.DRAFT, b"password")
+        users = {"alice": secret}
+        self.desk = LoginDesk(
+            users.get, self.rng.randbytes(32), self.rng.randbytes, self.taken.__contains__, kdf=Kdf.DRAFT
+        )
+
+        def derives(host: str, count: int = 1) -> int:
+            done = 0
+            for number in range(count):
+                said = wire.decode_login_response(self.login(f"user {number}", host))
+                pending = self.desk.pending(said.sid, self.now)
+                assert pending is not None
+                done += self.desk.may_derive(pending, self.now)
+            return done
+
+        honest = wire.decode_login_response(self.login("alice", "203.0.113.1"))
+        pending = self.desk.pending(honest.sid, self.now)
+        assert pending is not None
+        self.assertTrue(self.desk.may_derive(pending, self.now))
+        pending.session_keys()
+        self.desk.proved(pending)
+        self.assertEqual(derives("198.51.100.1", 20), 3)
+        self.assertEqual(sum(derives(f"100.{number}.0.1") for number in range(100)), 2)
+        self.assertEqual(derives("203.0.113.1"), 1)
+        self.now += 1
+        self.assertEqual(sum(derives(f"100.{number}.1.1") for number in range(100)), 3)
+        self.assertEqual(derives("203.0.113.1", 5), 2)
+
+    def test_keys_that_are_cheap_or_there_are_not_counted(self) -> None:
+        """Our own way of deriving keys costs little, and keys that are there cost nothing."""
+        for number in range(50):
+            said = wire.decode_login_response(self.login("alice", f"100.{number}.0.1"))
+            pending = self.desk.pending(said.sid, self.now)
+            assert pending is not None
+            self.assertTrue(self.desk.may_derive(pending, self.now))
+
     def test_sids_are_free_ones(self) -> None:
         """A session id that is in use is not given out."""
         desk = LoginDesk(
