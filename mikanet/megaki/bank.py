@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hmac
 from collections import OrderedDict
+from typing import Protocol
 
 from mikanet.errors import AuthenticationError
+from mikanet.megaki.fairness import Weights
 from mikanet.megaki.sealing import SessionKey
 from mikanet.megaki.wire import KEY, Message
 
@@ -22,8 +24,18 @@ GROUP_SHARE = 8
 #: How long, in seconds, a session without a connection is remembered.
 IDLE_LIFE = 24 * 3600.0
 
-#: Most remembered MACs of sessions without a connection (our choice; some 80 bytes each).
-MAX_IDLE_MARKS = 2_000_000
+#: What a remembered MAC counts in the budget, in bytes.
+MARK_COST = 80
+
+#: Most remembered MACs of sessions without a connection (our choice), and the part of the budget that they may have.
+MAX_IDLE_MARKS, IDLE_SHARE = 2_000_000, 2
+
+
+class Budget(Protocol):
+    """What is counted in bytes."""
+
+    used: int
+    limit: int
 
 
 class Session:
@@ -91,7 +103,15 @@ class TokenBank:
         self._sessions: dict[bytes, Session] = {}
         self._idle: OrderedDict[bytes, Session] = OrderedDict()
         self._groups: dict[str, _Group] = {}
+        self._idle_groups = Weights()
         self._idle_marks = 0
+        self._marks_of: dict[str, int] = {}
+        self._budget: Budget | None = None
+
+    def use_budget(self, budget: Budget) -> None:
+        """Count the marks of sessions without a connection here; they get half of it at most."""
+        self._budget = budget
+        budget.used += self._idle_marks * MARK_COST
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -120,10 +140,12 @@ class TokenBank:
         return len(self._sessions) >= self._capacity or (of_group is not None and of_group.count >= self._group_cap)
 
     def _victim(self, group: str) -> Session | None:
-        """The session that would have to go first: idle for longest, of the group if that is full."""
+        """The session that would have to go first: the longest idle of the group, if that is full, or of the one with most."""
         of_group = self._groups.get(group)
-        idle = of_group.idle if of_group is not None and of_group.count >= self._group_cap else self._idle
-        return next(iter(idle.values()), None)
+        if of_group is not None and of_group.count >= self._group_cap:
+            return next(iter(of_group.idle.values()), None)
+        heaviest = self._idle_groups.heaviest
+        return None if heaviest is None else next(iter(self._groups[heaviest].idle.values()))
 
     def find(self, token: bytes, now: float) -> Session | None:
         """The session of a token; None if unknown or too old."""
@@ -132,10 +154,32 @@ class TokenBank:
 
     def attach(self, session: Session) -> None:
         """One more connection."""
-        if session.live == 0 and self._idle.pop(session.token, None) is not None:
-            del self._groups[session.group].idle[session.token]
-            self._idle_marks -= session.weight
+        if session.live == 0 and session.token in self._idle:
+            self._wake(session)
         session.live += 1
+
+    def _wake(self, session: Session) -> None:
+        del self._idle[session.token]
+        del self._groups[session.group].idle[session.token]
+        self._idle_groups.remove(session.group)
+        self._count_marks(session.group, -session.weight)
+        session.weight = 0
+
+    def _count_marks(self, group: str, number: int) -> None:
+        self._idle_marks += number
+        of_group = self._marks_of.get(group, 0) + number
+        if of_group:
+            self._marks_of[group] = of_group
+        else:
+            self._marks_of.pop(group, None)
+        if self._budget is not None:
+            self._budget.used += number * MARK_COST
+
+    @property
+    def _most_marks(self) -> int:
+        if self._budget is None:
+            return MAX_IDLE_MARKS
+        return min(MAX_IDLE_MARKS, self._budget.limit // (IDLE_SHARE * MARK_COST))
 
     def detach(self, session: Session, now: float) -> None:
         """One connection less."""
@@ -144,11 +188,17 @@ class TokenBank:
             session.idle_since = now
             self._idle[session.token] = session
             self._groups[session.group].idle[session.token] = session
+            self._idle_groups.add(session.group)
             session.rest()
             session.weight = session.marks
-            self._idle_marks += session.weight
-            while self._idle_marks > MAX_IDLE_MARKS:
-                self._forget(next(iter(self._idle.values())))
+            self._count_marks(session.group, session.weight)
+            while self._idle_marks > self._most_marks:
+                self._forget_marks()
+
+    def _forget_marks(self) -> None:
+        """The group whose idle sessions have most marks gives up the oldest of those that have any."""
+        group = max(self._marks_of, key=self._marks_of.__getitem__)
+        self._forget(next(each for each in self._groups[group].idle.values() if each.weight))
 
     def expire(self, now: float) -> None:
         """Forget what has been idle for too long."""
@@ -160,11 +210,9 @@ class TokenBank:
 
     def _forget(self, session: Session) -> None:
         """Drop a session without connections."""
+        self._wake(session)
         del self._sessions[session.token]
-        del self._idle[session.token]
-        self._idle_marks -= session.weight
         group = self._groups[session.group]
-        del group.idle[session.token]
         group.count -= 1
         if not group.count:
             del self._groups[session.group]

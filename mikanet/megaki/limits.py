@@ -14,6 +14,9 @@ from twisted.python.failure import Failure
 #: SYNs of one network: at once, and most networks remembered (our choice; the one silent for longest is forgotten).
 SYN_BURST, MAX_NETWORKS = 50, 50_000
 
+#: Resumptions of one network: a second, and at once; each costs a hundredth of a handshake (our choice).
+RESUME_RATE, RESUME_BURST = 50.0, 500
+
 #: SYNs that may wait for a thread; further ones are refused. They wait for less than a second.
 MAX_QUEUED = 1024
 
@@ -24,10 +27,10 @@ ALONE = 0.0002
 KNOWN_TIME = 600.0
 
 
-class SynRates:
-    """A bucket of SYNs for each network.
+class NetworkRates:
+    """A bucket for each network.
 
-    :param rate: SYNs a second of one network; 0 for no limit.
+    :param rate: so many a second of one network; 0 for no limit. :param burst: so many at once.
     """
 
     def __init__(self, rate: float, burst: float = SYN_BURST) -> None:

@@ -40,7 +40,8 @@ class MegakiServerSettings:
 
     :ivar listen: the listening endpoint in the operator's words. :ivar refusal_time: seconds (X2).
     :ivar memory: bytes that unfinished requests may use. :ivar drain_time: seconds (X9).
-    :ivar idle_time: seconds that a session may say nothing. :ivar syn_rate: SYNs a second of one network.
+    :ivar idle_time: seconds that a session may say nothing. :ivar syn_rate: SYNs a second of one network, and
+    :ivar resume_rate: resumptions.
     :ivar verbose: whether each session is logged.
     """
 
@@ -55,6 +56,7 @@ class MegakiServerSettings:
     drain_time: float
     idle_time: float
     syn_rate: float
+    resume_rate: float
     verbose: bool = False
 
 
@@ -73,6 +75,7 @@ def make_server(reactor: Any, settings: MegakiServerSettings) -> MegakiServerSer
         budget=MemoryBudget(settings.memory),
         idle_time=settings.idle_time,
         syn_rate=settings.syn_rate,
+        resume_rate=settings.resume_rate,
         verbose=settings.verbose,
     )
     factory = YugiFactory(reactor, config)

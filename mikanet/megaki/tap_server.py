@@ -41,6 +41,7 @@ class Options(ServerOptions):
         ["worker-uid", None, None, "user id that workers run as; needs root"],
         ["worker-memory", None, "256", "MiB of address space of a worker; 0 for no limit"],
         ["syn-rate", None, "5", "handshakes a second of one network (/24 or /48), bursts of 50; 0 for no limit"],
+        ["resume-rate", None, "50", "resumptions a second of one network, bursts of 500; 0 for no limit"],
         ["request-time", None, "10", "seconds that a worker may take, then it is killed"],
         ["max-requests", None, "1000", "requests after which a worker is replaced"],
         ["queue", None, "64", "requests that may wait for a worker"],
@@ -90,6 +91,7 @@ class Options(ServerOptions):
             drain_time=self.number("drain-time", 0, 3600, float),
             idle_time=self.number("idle-time", 1, 86400, float),
             syn_rate=self.number("syn-rate", 0, 1_000_000, float),
+            resume_rate=self.number("resume-rate", 0, 1_000_000, float),
             verbose=bool(self["verbose"]),
         )
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import enum
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -57,6 +58,10 @@ from mikanet.megaki.wire import (
     open_syn,
     syn_plain,
 )
+
+
+class TooManyResumptionsError(RemoteProtocolError):
+    """A resumption that comes too soon after others of its network."""
 
 
 class ServerRefusedError(RemoteProtocolError):
@@ -187,19 +192,31 @@ def _error(code: ErrorCode) -> bytes:
 class ServerYami:
     """The server's end of one connection.
 
-    :param group: what the client's address counts as in the bank.
+    :param group: what the client's address counts as in the bank. :param may_resume: whether its network may resume one
+        more session now.
     :ivar state: where it is. :ivar session: the session, once it stands.
     """
 
-    __slots__ = ("_bank", "_group", "_half_open", "_key", "_random_bytes", "_reader", "session", "state")
+    __slots__ = (
+        *("_bank", "_group", "_half_open", "_key", "_may_resume", "_random_bytes", "_reader"),
+        *("session", "state"),
+    )
 
-    def __init__(self, bank: TokenBank, group: str, random_bytes: RandomBytes, max_message: int = MAX_MESSAGE) -> None:
+    def __init__(
+        self,
+        bank: TokenBank,
+        group: str,
+        random_bytes: RandomBytes,
+        max_message: int = MAX_MESSAGE,
+        may_resume: Callable[[float], bool] = lambda now: True,
+    ) -> None:
         self.state = State.NEW
         self.session: Session | None = None
         self._bank = bank
         self._group = group
         self._random_bytes = random_bytes
         self._reader = PacketReader(max_message)
+        self._may_resume = may_resume
         self._half_open: HalfOpen | None = None
         self._key: SessionKey | None = None
 
@@ -265,6 +282,8 @@ class ServerYami:
         return Established(encode_bare(Kind.ACKACK), resumed=False)
 
     def _resume(self, message: Message, now: float) -> Event:
+        if not self._may_resume(now):
+            raise TooManyResumptionsError("its network resumes too often")
         session = self._bank.find(message.token, now)
         try:
             if session is None:

@@ -30,10 +30,10 @@ from mikanet.errors import RemoteProtocolError
 from mikanet.guard.admission import AdmissionLimits
 from mikanet.guard.deadlines import Deadlines
 from mikanet.guard.server import Guard, GuardedFactory
-from mikanet.megaki.bank import TokenBank
+from mikanet.megaki.bank import MARK_COST, TokenBank
 from mikanet.megaki.exchange import Context
 from mikanet.megaki.harness import WorkerError
-from mikanet.megaki.limits import SYN_BURST, KnownNetworks, SynRates
+from mikanet.megaki.limits import RESUME_BURST, RESUME_RATE, SYN_BURST, KnownNetworks, NetworkRates
 from mikanet.megaki.wire import MAX_MESSAGE
 from mikanet.megaki.yami import (
     Established,
@@ -44,6 +44,7 @@ from mikanet.megaki.yami import (
     State,
     SynAnswer,
     SynArrived,
+    TooManyResumptionsError,
     answer_syn,
 )
 from mikanet.relay import MemoryBudget
@@ -54,8 +55,8 @@ HALF_OPEN_TIME, MAX_HALF_OPEN = 10.0, 1024
 #: Most bytes that an unverified connection may have waiting, and how many a verified one before reading pauses.
 EARLY_BYTES, HIGH_WATER = 2048, 65536
 
-#: What a remembered MAC counts in the budget, and how many a key may have when that is used up; a request makes two.
-MARK_COST, FEW_MARKS = 80, 128
+#: How many remembered MACs a key may have when the budget is used up; a request makes two.
+FEW_MARKS = 128
 
 _log = Logger()
 
@@ -81,7 +82,7 @@ class YugiConfig:
     :ivar refusal_time: seconds from accept to the FIN of a refused connection (X2).
     :ivar idle_time: seconds that a session may say nothing, and read nothing of what waits for it; up to a quarter more
         pass before it is noticed.
-    :ivar syn_rate: SYNs a second of one network; 0 for no limit.
+    :ivar syn_rate: SYNs a second of one network; 0 for no limit. :ivar resume_rate: resumptions, likewise.
     :ivar budget: bytes that requests, unread answers and remembered MACs may take together (X5).
     :ivar max_message: most plaintext bytes of a request. :ivar verbose: whether each session is logged.
     """
@@ -98,6 +99,8 @@ class YugiConfig:
     idle_time: float = 60.0
     syn_rate: float = 5.0
     syn_burst: float = SYN_BURST
+    resume_rate: float = RESUME_RATE
+    resume_burst: float = RESUME_BURST
     max_message: int = MAX_MESSAGE
     verbose: bool = False
 
@@ -132,7 +135,8 @@ class YugiProtocol(TwistedProtocol):
         self.transport.setTcpKeepAlive(True)
         config = self.factory.config
         self._network = network_of(self.transport.getPeer().host)
-        self._yami = ServerYami(config.bank, self._network, config.random_bytes, config.max_message)
+        may_resume = partial(self.factory.resume_rates.allow, self._network)
+        self._yami = ServerYami(config.bank, self._network, config.random_bytes, config.max_message, may_resume)
         self._guard.start()
         prompt.receive(self.transport)
 
@@ -156,6 +160,9 @@ class YugiProtocol(TwistedProtocol):
                 and (event := yami.next_event(self._active)) is not None
             ):
                 self._act(event)
+        except TooManyResumptionsError:
+            self._refuse("limit.resume_rate")
+            return
         except RemoteProtocolError:
             self._refuse()
             return
@@ -398,7 +405,9 @@ class YugiFactory(GuardedFactory[YugiProtocol]):
         self.config = config
         self.budget = config.budget
         self.idle_deadlines = Deadlines(reactor, max(0.05, config.idle_time / 4))
-        self.syn_rates = SynRates(config.syn_rate, config.syn_burst)
+        self.syn_rates = NetworkRates(config.syn_rate, config.syn_burst)
+        self.resume_rates = NetworkRates(config.resume_rate, config.resume_burst)
+        config.bank.use_budget(config.budget)
         self.known = KnownNetworks()
         self.draining = False
         self._half_open_deadlines = Deadlines(reactor, HALF_OPEN_TIME)

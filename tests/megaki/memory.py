@@ -56,11 +56,13 @@ class FakePool:
 
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, bytes, Deferred[bytes]]] = []
+        self.groups: list[str] = []
 
     def handle(self, context: bytes, request: bytes, group: str = "") -> Deferred[bytes]:
         """Note it."""
         done: Deferred[bytes] = Deferred()
         self.asked.append((context, request, done))
+        self.groups.append(group)
         return done
 
 

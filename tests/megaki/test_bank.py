@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.megaki import bank
-from mikanet.megaki.bank import Session, TokenBank
+from mikanet.megaki.bank import MARK_COST, Session, TokenBank
 from mikanet.megaki.sealing import SessionKey
 from mikanet.megaki.wire import Kind
+from mikanet.relay import MemoryBudget
 
 
 class BankTests(SynchronousTestCase):
@@ -107,6 +109,47 @@ class BankTests(SynchronousTestCase):
         self.assertNotIn(sessions[1].token, self.bank)
         self.assertIn(sessions[3].token, self.bank)
 
+    def test_heavy_group_pays_for_itself(self) -> None:
+        """When places or memory run out, the group with most idle sessions, or most of their marks, gives up its own."""
+        self.bank = TokenBank(capacity=64, idle_life=100.0)
+        quiet = [self.add(f"quiet {number}") for number in range(57)]
+        noisy = [self.add("noisy") for _ in range(7)]
+        for session in (*quiet, *noisy):
+            assert session is not None
+            self.bank.detach(session, 0.0)
+        for number in range(6):
+            fresh = self.add(f"fresh {number}")
+            assert fresh is not None
+            self.bank.detach(fresh, 1.0)
+        lost = [each for each in quiet if each is not None and each.token not in self.bank]
+        self.assertEqual(lost, [])
+        self.bank = TokenBank(capacity=64)
+        self.patch(bank, "MAX_IDLE_MARKS", 100)
+        for group, count in (("light", 5), ("heavy", 60), ("light", 5), ("heavy", 60)):
+            session = self.add(group)
+            assert session is not None
+            for _ in range(count):
+                session.current.seal(Kind.MSG, session.token, b"x", random.randbytes)
+            self.bank.detach(session, 2.0)
+        self.assertEqual(self.bank._marks_of, {"light": 10, "heavy": 60})
+
+    def test_marks_in_the_budget(self) -> None:
+        """Marks of sessions without a connection count in the budget, and get half of it at most."""
+        budget = MemoryBudget(100 * MARK_COST)
+        self.bank.use_budget(budget)
+        sessions = self.fill(live=True)
+        for session in sessions:
+            for _ in range(10):
+                session.current.seal(Kind.MSG, session.token, b"x", random.randbytes)
+        for number, session in enumerate(sessions, 1):
+            self.bank.detach(session, 0.0)
+            self.assertEqual(budget.used, min(50, 10 * number) * MARK_COST)
+        self.bank.attach(sessions[-1])
+        self.assertEqual(budget.used, 40 * MARK_COST)
+        self.bank.detach(sessions[-1], 0.0)
+        self.bank.expire(101.0)
+        self.assertEqual((budget.used, len(self.bank)), (0, 0))
+
     def test_random_walk(self) -> None:
         """Whatever happens, the books agree: never over capacity, no share exceeded, no live session lost."""
         rng = random.Random(11)
@@ -132,4 +175,6 @@ class BankTests(SynchronousTestCase):
             else:
                 self.bank.expire(now)
             self.assertLessEqual(len(self.bank), 16)
+            counted = Counter(session.group for session in self.bank._idle.values())
+            self.assertEqual({group: self.bank._idle_groups[group] for group in counted}, dict(counted))
             self.assertTrue(all(session.token in self.bank for session in live))

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.address import network_of
 from mikanet.megaki import limits
-from mikanet.megaki.limits import KnownNetworks, RsaThreads, SynRates
+from mikanet.megaki.limits import KnownNetworks, NetworkRates, RsaThreads
 
 
 class RateTests(SynchronousTestCase):
@@ -19,17 +19,17 @@ class RateTests(SynchronousTestCase):
 
     def test_burst_and_rate(self) -> None:
         """50 at once, then 5 a second; another network is not concerned."""
-        rates = SynRates(5)
+        rates = NetworkRates(5)
         allowed = [rates.allow("a", 0.0) for _ in range(60)]
         self.assertEqual(allowed.count(True), 50)
         self.assertTrue(rates.allow("b", 0.0))
         self.assertEqual(sum(rates.allow("a", 2.0) for _ in range(60)), 10)
-        self.assertTrue(all(SynRates(0).allow("a", 0.0) for _ in range(1000)))
+        self.assertTrue(all(NetworkRates(0).allow("a", 0.0) for _ in range(1000)))
 
     def test_bounded(self) -> None:
         """No more networks are remembered than the cap says."""
         self.patch(limits, "MAX_NETWORKS", 10)
-        rates = SynRates(5)
+        rates = NetworkRates(5)
         for number in range(100):
             rates.allow(str(number), 0.0)
         self.assertEqual(len(rates._buckets), 10)

@@ -458,6 +458,37 @@ class FloodTests(YugiTestCase):
         self.established("203.0.113.9")
         self.assertEqual(len(self.server.config.bank), 2)
 
+    def test_resumptions(self) -> None:
+        """Of one network's resumptions so many are taken and the rest refused; another network's session is resumed."""
+        self.serve(resume_rate=10, resume_burst=20)
+        noisy, quiet = self.established("192.0.2.1"), self.established("203.0.113.9")
+        saved = noisy[0].saved, quiet[0].saved
+        for _, transport in (noisy, quiet):
+            transport.lose()
+
+        def resume(host: str, which: int) -> bytes:
+            transport = self.server.raw(host)
+            transport.receive(ClientYami(os.urandom).resume(saved[which]))
+            answer = transport.bytes_written
+            transport.lose()
+            return answer
+
+        answered = sum(bool(resume(f"192.0.2.{number}", 0)) for number in range(120))
+        self.assertEqual(answered, 20)
+        self.assertEqual(self.counted("limit.resume_rate"), 100)
+        self.assertTrue(resume("203.0.113.9", 1))
+        self.clock.advance(1)
+        self.assertEqual(sum(bool(resume("192.0.2.1", 0)) for _ in range(20)), 10)
+
+    def test_requests_name_their_network(self) -> None:
+        """The pool is told whose request it is, so that networks take turns."""
+        for host in ("192.0.2.1", "192.0.2.99", "203.0.113.9"):
+            client, transport = self.established(host)
+            transport.receive(client.send_message(b"q"))
+        first, second, third = self.server.pool.groups
+        self.assertEqual(first, second)
+        self.assertNotEqual(first, third)
+
     def test_half_handshakes(self) -> None:
         """2,500 handshakes left half done take no place in the bank, and 30 clients get through at once."""
         self.serve(syn_rate=0, limits=AdmissionLimits(unverified=10_000))
