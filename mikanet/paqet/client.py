@@ -19,7 +19,7 @@ from mikanet.kcp.link import shared_sealer
 from mikanet.paqet.connection import Connection, LiveSession, PaqetClientConfig
 from mikanet.paqet.ports import IClientPort
 from mikanet.paqet.wire import MAX_DATAGRAM, MAX_HOST, Message, MessageType, encode
-from mikanet.smux.connection import SmuxStream
+from mikanet.smux.connection import SmuxConnection, SmuxStream
 
 #: Seconds of silence of the destination after which a stream is ended whose application sends no more. The wire cannot
 #: say that; the original ends the stream at once and cuts late responses, and most applications that send no more are
@@ -38,12 +38,15 @@ class PaqetStream(Filter):
     comes for a while.
     """
 
-    __slots__ = ("_half_closed", "_heard", "_message", "_silence")
+    __slots__ = ("_half_closed", "_heard", "_lingering", "_message", "_silence")
 
-    def __init__(self, upper: IProtocol, message: bytes, half_closed: Deadlines) -> None:
+    def __init__(
+        self, upper: IProtocol, message: bytes, half_closed: Deadlines, lingering: dict[PaqetStream, None]
+    ) -> None:
         super().__init__(upper)
         self._message = message
         self._half_closed = half_closed
+        self._lingering = lingering
         self._silence: int | None = None
         self._heard = False
 
@@ -69,6 +72,7 @@ class PaqetStream(Filter):
         if self.transport is not None and self._silence is None:
             self._heard = False
             self._silence = self._half_closed.start(self._look)
+            self._lingering[self] = None
 
     def _look(self) -> None:
         self._silence = None
@@ -81,7 +85,13 @@ class PaqetStream(Filter):
         """The stream is over."""
         if self._silence is not None:
             self._half_closed.cancel(self._silence)
+        self._lingering.pop(self, None)
         super().connectionLost(reason)
+
+    def belongs_to(self, session: SmuxConnection) -> bool:
+        """Whether this is a stream of that session."""
+        stream: object = self.transport
+        return isinstance(stream, SmuxStream) and session.streams.get(stream.sid) is stream
 
 
 @implementer(IPacketTransport)
@@ -150,6 +160,8 @@ class _Endpoint:
             upper = protocolFactory.buildProtocol(live.smux.lower().getPeer())
             if upper is None:
                 raise DestinationError(Reason.FAILURE, "nobody wants the connection any more")
+            if live.smux.session.full:
+                self._tunnel.make_room(live.smux)
             try:
                 live.smux.open(self._make(upper, encode(self._message, live.dialect)))
             except LocalProtocolError as problem:
@@ -179,6 +191,7 @@ class PaqetTunnel:
         self._config = config
         self._ports = ports
         self._half_closed = Deadlines(clock, HALF_CLOSED_TIME)
+        self._lingering: dict[PaqetStream, None] = {}  # streams whose application sends no more, the oldest first
         self.sealer = shared_sealer(config.link, config.random_bytes, server=False)
         voice = _Voice(clock, name, report or (lambda text: _log.warn("{text}", text=text)))
         self.connections = [Connection(clock, port, config, self.sealer, voice.report) for port in ports]
@@ -219,11 +232,17 @@ class PaqetTunnel:
         self._next = (chosen + 1) % count
         return self.connections[chosen].session()
 
+    def make_room(self, session: SmuxConnection) -> None:
+        """End the stream of a session that has waited longest for late bytes after its application's end, if there is one."""
+        oldest = next((stream for stream in self._lingering if stream.belongs_to(session)), None)
+        if oldest is not None:
+            oldest.loseConnection()
+
     def stream_endpoint(self, destination: Address, http: bool = False) -> IStreamClientEndpoint:
         """See :meth:`ITunnel.stream_endpoint`."""
 
         def make(upper: IProtocol, message: bytes) -> Filter:
-            return PaqetStream(upper, message, self._half_closed)
+            return PaqetStream(upper, message, self._half_closed, self._lingering)
 
         return self._endpoint(MessageType.TCP, destination, make)
 

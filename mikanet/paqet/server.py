@@ -26,7 +26,7 @@ from mikanet.paqet.config import AUTO_DIALECTS
 from mikanet.paqet.wire import MAX_DATAGRAM, Dialect, Message, MessageReader, MessageType, encode
 from mikanet.relay import TARGETS, MemoryBudget, RelayEnd, join
 from mikanet.smux.connection import SmuxConnection, SmuxStream
-from mikanet.smux.forward import StreamEnd
+from mikanet.smux.forward import LAST_WORDS_TIME, ServingEnd
 from mikanet.smux.session import SmuxSettings
 from mikanet.udp_target import UdpTarget
 
@@ -57,7 +57,7 @@ class PaqetServerConfig:
     log_destinations: bool = False
 
 
-class PaqetServerStream(StreamEnd):
+class PaqetServerStream(ServingEnd):
     """One stream that a client opened: an end of a relay, once its message has said to where."""
 
     transport: SmuxStream  # type: ignore[assignment]  # an end without half-close
@@ -72,6 +72,7 @@ class PaqetServerStream(StreamEnd):
         self._session = session
         self._reader: MessageReader | None = MessageReader(server.config.dialects)
         self.budget = server.config.budget
+        self.last_words = server.last_words
 
     def connectionMade(self) -> None:
         """Wait for the message, not for ever."""
@@ -174,6 +175,14 @@ class PaqetServerStream(StreamEnd):
         if not self._server.draining:
             super().abort()
 
+    def peer_ended(self) -> None:
+        """The client's FIN. Without a target it is a client that looked whether we are there."""
+        if self._reader is not None or self._done or self._udp is not None:
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+        else:
+            super().peer_ended()
+
     def _time_over(self) -> None:
         self._deadline = None
         self._refuse("silent")
@@ -184,11 +193,11 @@ class PaqetServerStream(StreamEnd):
             self._deadline = None
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The stream is over; one that ended without a message was a client that looked whether we are there."""
+        """The stream is over."""
         self._forget_deadline()
         self._server.connections.discard(self)
         dialling, self._dialling = self._dialling, None
-        RelayEnd.connectionLost(self, reason)
+        super().connectionLost(reason)
         if dialling is not None:
             dialling.cancel()
         if self._udp is not None:
@@ -237,6 +246,7 @@ class PaqetServerFactory(Factory):
         self.connections: set[PaqetServerStream] = set()
         self.draining = False
         self.deadlines = Deadlines(reactor, MESSAGE_TIME)
+        self.last_words = Deadlines(reactor, LAST_WORDS_TIME)
         self.set_flags: SetFlags | None = None
         self.flags_of: dict[IAddress, _Session] = {}
 

@@ -1,7 +1,9 @@
 """smux over a stream transport: streams as transports with producers.
 
 There is no half-close and no reset on this wire: one FIN ends both directions of a stream. So stream transports have no
-``loseWriteConnection``, and an abort differs from a clean end only in what is still sent before it.
+``loseWriteConnection``, and an abort differs from a clean end only in what is still sent before it. After the peer's FIN
+nothing of ours reaches it. The stream's protocol may still have something to do with what came before, and says so by
+:class:`IFinishes`; others are told that the connection is lost.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import Interface, implementer
 
 from mikanet.errors import LocalProtocolError, RemoteProtocolError
 from mikanet.smux.session import Session, SmuxSettings, StreamData, StreamEnded, StreamOpened
@@ -35,6 +37,16 @@ HIGH_WATER, LOW_WATER = 256 * 1024, 64 * 1024
 _AT_ONCE = 65536
 #: Datagrams that a paused stream keeps; more are lost, as datagrams are.
 _MAX_DATAGRAMS = 1024
+
+
+class IFinishes(Interface):
+    """A protocol that ends its stream by itself when it has done with what the peer sent before its FIN."""
+
+    def peer_ended() -> None:
+        """The peer's FIN is here, after all that it sent; what is written from now on reaches nobody."""
+
+    def finish_now() -> None:
+        """End the stream: its place is wanted."""
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
@@ -54,6 +66,7 @@ class SmuxStream:
         "_producer",
         "_producer_paused",
         "_streaming",
+        "_told",
         "protocol",
         "sid",
     )
@@ -66,6 +79,7 @@ class SmuxStream:
         self._paused = False
         self._boundaries = False
         self._ended = False  # the peer's FIN is here
+        self._told = False  # and was told
         self._closing = False
         self._producer: IPushProducer | None = None
         self._producer_paused = False
@@ -202,7 +216,14 @@ class SmuxStream:
     def _deliver(self) -> None:
         while self._held and not self._paused:
             self._pass_on(bytes(self._held.popleft()))
-        if self._ended and not self._held and not self._paused:
+        if not self._ended or self._held or self._paused or self._told:
+            return
+        self._told = True
+        protocol: object = self.protocol
+        if IFinishes.providedBy(protocol):
+            self._connection.finishing[self] = None
+            protocol.peer_ended()
+        else:
             self._connection.close(self, clean=True)
 
     def _pass_on(self, data: bytes) -> None:
@@ -218,7 +239,8 @@ class SmuxConnection(Protocol):
     :param factory: makes the protocols of streams that the peer opens; without one they are refused.
     :param on_lost: told once when the session is over.
     :param nop_first: send a NOP at once, so that the peer has something to acknowledge (Q4).
-    :ivar streams: open streams by id.
+    :ivar streams: open streams by id. :ivar finishing: those that the peer has ended and their protocols have not, the
+        oldest first.
     """
 
     transport: ITransport | None
@@ -234,6 +256,7 @@ class SmuxConnection(Protocol):
     ) -> None:
         self.session = Session(settings, client)
         self.streams: dict[int, SmuxStream] = {}
+        self.finishing: dict[SmuxStream, None] = {}
         self._settings = settings
         self._clock = clock
         self._factory = factory
@@ -297,6 +320,8 @@ class SmuxConnection(Protocol):
         if upper is None:
             self.session.abort(sid)
             return
+        if len(self.streams) >= self._settings.max_streams and self.finishing:
+            cast(IFinishes, next(iter(self.finishing)).protocol).finish_now()
         stream = self.streams[sid] = SmuxStream(self, sid)
         stream.connect(upper)
 
@@ -310,6 +335,7 @@ class SmuxConnection(Protocol):
         if reason.check(error.ConnectionDone):
             reason = Failure(error.ConnectionLost("the session ended"))
         streams, self.streams = self.streams, {}
+        self.finishing.clear()
         for stream in streams.values():
             stream.lost(reason)
         on_lost, self._on_lost = self._on_lost, None
@@ -328,6 +354,7 @@ class SmuxConnection(Protocol):
         """A stream's own end."""
         if self.streams.pop(stream.sid, None) is None:
             return
+        self.finishing.pop(stream, None)
         if clean:
             self.session.close(stream.sid)
         else:

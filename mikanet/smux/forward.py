@@ -1,7 +1,7 @@
 """Forwarding TCP connections through a smux session, one stream each, as kcptun does.
 
 When either direction of a connection ends, both do: the wire has no half-close. What was read before the end is still
-delivered.
+delivered, also to a target that has not answered yet.
 """
 
 from __future__ import annotations
@@ -19,17 +19,23 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     ITCPTransport,
 )
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mikanet.errors import LocalProtocolError
+from mikanet.guard.deadlines import Deadlines
 from mikanet.relay import RelayEnd, join
-from mikanet.smux.connection import SmuxConnection
+from mikanet.smux.connection import IFinishes, SmuxConnection
 from mikanet.smux.session import SmuxSettings
 
 _log = Logger()
+
+
+#: How long, in seconds, a target may go on after its client has ended the stream: nobody hears it any more, but closing at
+#: once would reset it while it reads what came last (our choice).
+LAST_WORDS_TIME = 5.0
 
 
 class StreamEnd(RelayEnd):
@@ -40,28 +46,83 @@ class StreamEnd(RelayEnd):
         self._close()
 
 
+@implementer(IFinishes)
+class ServingEnd(StreamEnd):
+    """The same at a server: what the client sent before it ended the stream reaches the target, however late that answers.
+
+    :ivar last_words: the clock of :data:`LAST_WORDS_TIME`.
+    """
+
+    last_words: Deadlines
+    _last_key: int | None = None
+
+    def peer_ended(self) -> None:
+        """The client's FIN: to a target, the end of our direction; without a word for one, the end of all."""
+        if self.peer is None and not self._early:
+            self._close()
+            return
+        self._last_key = self.last_words.start(self._last_words_over)
+        self.readConnectionLost()
+
+    def finish_now(self) -> None:
+        """Another stream wants our place."""
+        if self._last_key is not None:
+            self.last_words.cancel(self._last_key)
+        self._last_words_over()
+
+    def _last_words_over(self) -> None:
+        self._last_key = None
+        peer = self.peer
+        self._close()
+        if peer is not None:
+            peer._close()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The stream is over."""
+        if self._last_key is not None:
+            self.last_words.cancel(self._last_key)
+        super().connectionLost(reason)
+
+
 @implementer(IProtocolFactory)
 class ForwardingFactory(Factory):
     """Server: each stream that the peer opens becomes a connection to ``target``."""
 
     noisy = False
 
-    def __init__(self, target: IStreamClientEndpoint) -> None:
+    def __init__(self, target: IStreamClientEndpoint, clock: IReactorTime) -> None:
         self._target = target
+        self._last_words = Deadlines(clock, LAST_WORDS_TIME)
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol:  # type: ignore[override]  # any IProtocol
         """The stream's end; it is joined when the target has answered."""
-        return _Dialling(self._target)
+        return _Dialling(self._target, self._last_words)
 
 
-class _Dialling(StreamEnd):
-    def __init__(self, target: IStreamClientEndpoint) -> None:
+class _Dialling(ServingEnd):
+    def __init__(self, target: IStreamClientEndpoint, last_words: Deadlines) -> None:
         self._target = target
+        self.last_words = last_words
+        self._dial: Deferred[IProtocol] | None = None
 
     def connectionMade(self) -> None:
         """Connect to the target."""
-        connecting = self._target.connect(Factory.forProtocol(RelayEnd))
-        connecting.addCallbacks(lambda made: _join_or_abort(self, cast(RelayEnd, made)), lambda why: _refuse(self, why))
+        connecting = self._dial = self._target.connect(Factory.forProtocol(RelayEnd))
+        connecting.addBoth(self._dialled)
+
+    def _dialled(self, made: IProtocol | Failure) -> None:
+        self._dial = None
+        if isinstance(made, Failure):
+            _refuse(self, made)
+        else:
+            _join_or_abort(self, cast(RelayEnd, made))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The stream is over, and with it the dial."""
+        super().connectionLost(reason)
+        dial, self._dial = self._dial, None
+        if dial is not None:
+            dial.cancel()
 
 
 def _join_or_abort(end: RelayEnd, other: RelayEnd) -> None:
@@ -86,7 +147,7 @@ class SmuxServerFactory(Factory):
     def __init__(self, settings: SmuxSettings, clock: IReactorTime, target: IStreamClientEndpoint) -> None:
         self._settings = settings
         self._clock = clock
-        self._streams = ForwardingFactory(target)
+        self._streams = ForwardingFactory(target, clock)
 
     def buildProtocol(self, addr: IAddress | None) -> SmuxConnection:
         """A session; it speaks first, so that a peer can prove that it is live (Q4)."""

@@ -91,6 +91,7 @@ class _Stream:
     output: deque[bytes] = field(default_factory=deque)
     queued: int = 0
     closing: bool = False  # a FIN follows the output
+    over: bool = False  # one end has ended it: it takes no place any more
     waiting_turn: bool = False
     # Ours towards the peer's window (version 2)
     written: int = 0
@@ -130,7 +131,7 @@ class Session:
         self._highest_peer_id = 0 if client else 1  # one step before the peer's first
         self._skipped: deque[range] = deque(maxlen=_MAX_SKIPPED_RUNS)
         self._windows = WindowBank(settings.receive_buffer, settings.stream_buffer, settings.max_streams)
-        self._closing = 0  # streams that only wait for their FIN to be sent
+        self._over = 0  # streams that one end has ended, and that wait for the other, or for their FIN to be sent
         self._urgent: list[bytes] = []
         self._turns: deque[_Stream] = deque()
         self._heard = False
@@ -154,9 +155,9 @@ class Session:
 
     @property
     def full(self) -> bool:
-        """Whether as many streams are open as may be. Those that have ended count no more, up to as many again."""
+        """Whether as many streams are open as may be. Those that one end has ended do not count, up to as many again."""
         most = self.settings.max_streams
-        return len(self._streams) - self._closing >= most or len(self._streams) >= 2 * most
+        return len(self._streams) - self._over >= most or len(self._streams) >= 2 * most
 
     def _begin(self, sid: int) -> None:
         stream = self._streams[sid] = _Stream(sid)
@@ -211,10 +212,24 @@ class Session:
         if stream is None or stream.closing:
             return
         stream.closing = True
-        self._closing += 1
+        self._end(stream)
         self.unread -= stream.unread
         self._windows.close(stream.window)
-        self._await_turn(stream)
+        if stream.output:
+            self._await_turn(stream)
+        else:
+            # Nothing of its own is before it; so it leaves before the SYNs of streams that take its place.
+            self._urgent.append(self._frame(Cmd.FIN, sid))
+            self._forget(stream)
+
+    def _end(self, stream: _Stream) -> None:
+        if not stream.over:
+            stream.over = True
+            self._over += 1
+
+    def _forget(self, stream: _Stream) -> None:
+        del self._streams[stream.sid]
+        self._over -= 1
 
     def abort(self, sid: int) -> None:
         """End a stream now; what is queued is thrown away."""
@@ -316,6 +331,7 @@ class Session:
         if stream.closing:
             self._await_turn(stream)
         else:
+            self._end(stream)
             self._windows.ended(stream.window)
             events.append(StreamEnded(sid))
 
@@ -340,6 +356,8 @@ class Session:
         while turns and size < most:
             stream = turns.popleft()
             stream.waiting_turn = False
+            if self._streams.get(stream.sid) is not stream:
+                continue  # it ended while it waited
             data = self._next_data(stream)
             if data:
                 pieces.append(HEADER.pack(self.settings.version, Cmd.PSH, len(data), stream.sid))
@@ -347,8 +365,7 @@ class Session:
                 size += len(data) + 8
             elif stream.closing and not stream.output:
                 pieces.append(self._frame(Cmd.FIN, stream.sid))
-                del self._streams[stream.sid]
-                self._closing -= 1
+                self._forget(stream)
                 continue
             else:
                 continue  # its window is used up: the next UPD gives it a turn

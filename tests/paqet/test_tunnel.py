@@ -16,6 +16,7 @@ from mikanet.paqet.connection import MAX_MISSED, PING_INTERVAL
 from mikanet.paqet.server import MESSAGE_TIME
 from mikanet.paqet.wire import MAX_DATAGRAM, Dialect, Message, MessageType, encode
 from mikanet.relay import MemoryBudget
+from mikanet.smux.forward import LAST_WORDS_TIME
 from mikanet.smux.session import SmuxSettings
 from tests.paqet.world import CLIENT_LINK, SERVER_LINK, SMUX, TARGET, Application, World
 from tests.support.transports import LOST, MemoryTransport
@@ -81,8 +82,44 @@ class StreamTests(SynchronousTestCase):
         world.clock.sleep(HALF_CLOSED_TIME / 2)
         target.receive(b"late response")
         world.run(lambda: application.received == [b"late response"])
-        self.assertFalse(target.closed)
-        world.run(lambda: target.closed, 2 * HALF_CLOSED_TIME + 1)
+        self.assertFalse(target.fin)
+        world.run(lambda: target.fin, 2 * HALF_CLOSED_TIME + 1)
+        world.run(lambda: target.closed, LAST_WORDS_TIME + 1)
+
+    def test_early_end(self) -> None:
+        """What an application sends before it closes reaches a target that answers later, and then an end."""
+        world = World()
+        tunnel = world.live()
+        application = world.connect(tunnel, b"all of it")
+        world.run(lambda: world.egress.waiting)
+        application.transport.loseConnection()  # type: ignore[union-attr]
+        world.clock.sleep(1)
+        self.assertEqual(world.egress.cancelled, 0)
+        target = world.egress.let_through()
+        self.assertEqual((target.bytes_written, target.fin, target.aborted), (b"all of it", True, False))
+        target.receive_fin()
+        world.clock.sleep(1)
+        self.assertTrue(target.closed)
+        self.assertEqual(world.factory.connections, set())
+
+    def test_bursts(self) -> None:
+        """As many connections as a session has streams, again and again, a second after one another: streams whose
+        application has ended make room at once, at both ends, and none of the new ones fails."""
+        world = World(smux=replace(SMUX, max_streams=40))
+        tunnel = world.live(smux=replace(SMUX, max_streams=40))
+        for _ in range(4):
+            applications = [world.connect(tunnel, b"x") for _ in range(39)]
+            world.run(lambda: len(world.egress.waiting) == 39)
+            targets = [world.egress.let_through() for _ in range(39)]
+            for target in targets:
+                target.receive(b"answer")
+            world.run(lambda apps=applications: all(each.received == [b"answer"] for each in apps))
+            self.assertEqual([each.lost for each in applications], [None] * 39)
+            for each in applications:
+                each.transport.loseWriteConnection()  # type: ignore[union-attr]
+            world.clock.sleep(1)
+            self.assertEqual((world.failures, world.counters["paqet.server.refused.limit"]), ([], 0))
+        self.assertEqual(world.ports[0].opened, 1)
 
     def test_target_not_reached(self) -> None:
         """The wire has no status: a target that is refused or silent shows as an end."""

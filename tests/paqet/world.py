@@ -19,6 +19,7 @@ from mikanet.paqet.config import AUTO_DIALECTS
 from mikanet.paqet.connection import PaqetClientConfig
 from mikanet.paqet.ports import IClientPort, OpenPort, Received
 from mikanet.paqet.server import MESSAGE_TIME, PaqetServerConfig, PaqetServerFactory
+from mikanet.smux.forward import LAST_WORDS_TIME
 from mikanet.smux.frame import MAX_FRAME
 from mikanet.smux.session import SmuxSettings
 from tests.kcp.net import Net
@@ -134,6 +135,7 @@ class World:
         self.clock.listenUDP = self._listen_udp  # the one thing of a reactor besides time that is asked for
         self.factory.reactor = self.clock
         self.factory.deadlines = Deadlines(self.clock, MESSAGE_TIME)
+        self.factory.last_words = Deadlines(self.clock, LAST_WORDS_TIME)
 
     def _make_factory(self, dialects: Any, smux: SmuxSettings, server: dict[str, Any]) -> None:
         config = PaqetServerConfig(self.egress, smux, dialects, **server)  # type: ignore[arg-type]  # a fake

@@ -9,7 +9,7 @@ from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mikanet.smux.forward import ForwardListenFactory, SmuxDialer, SmuxServerFactory
+from mikanet.smux.forward import LAST_WORDS_TIME, ForwardListenFactory, SmuxDialer, SmuxServerFactory
 from mikanet.smux.session import SmuxSettings
 from tests.support.transports import DONE, LOST, MemoryTransport
 
@@ -127,7 +127,46 @@ class ForwardTests(SynchronousTestCase):
         factory, done = self.link.waiting[0]
         done.callback(self.link.made(factory))
         self.pump()
+        self.clock.advance(LAST_WORDS_TIME + 1)
         self.assertTrue(all(target.closed or target.aborted for target in self.target.transports))
+
+    def test_early_end(self) -> None:
+        """A client that sends and closes before the target has answered: all of it reaches the target, then an end."""
+        self.target.hold = True
+        local = self.accept()
+        local.receive(b"all of it")
+        local.receive_fin()
+        self.pump()
+        self.assertTrue(local.closed)
+        factory, done = self.target.waiting[0]
+        done.callback(self.target.made(factory))
+        (target,) = self.target.transports
+        self.assertEqual((target.bytes_written, target.fin, target.closed), (b"all of it", True, False))
+        target.receive(b"nobody hears this")
+        self.assertTrue(target.reading)
+        target.receive_fin()
+        self.assertEqual((target.closed, target.aborted), (True, False))
+
+    def test_target_that_goes_on_after_the_end(self) -> None:
+        """A target that does not end after its client has is left after a while."""
+        local = self.accept()
+        local.receive(b"all of it")
+        local.receive_fin()
+        self.pump()
+        (target,) = self.target.transports
+        self.assertEqual((target.fin, target.closed), (True, False))
+        self.clock.advance(LAST_WORDS_TIME + 1)
+        self.assertTrue(target.closed)
+
+    def test_end_without_a_word(self) -> None:
+        """A client that goes without having said anything takes its dial along."""
+        cancelled: list[object] = []
+        dial: Deferred[object] = Deferred(cancelled.append)
+        self.target.connect = lambda factory: dial  # type: ignore[method-assign]
+        local = self.accept()
+        local.receive_fin()
+        self.pump()
+        self.assertEqual(cancelled, [dial])
 
     def test_close(self) -> None:
         """Closing the dialer ends its session."""

@@ -276,17 +276,28 @@ class SessionTests(SynchronousTestCase):
     def test_ended_streams_do_not_count(self) -> None:
         """A stream whose end only waits to be sent leaves its place to another, up to as many again."""
         session = Session(SmuxSettings(max_streams=2), client=True)
-        first = [session.open() for _ in range(2)]
-        self.assertTrue(session.full)
-        for sid in first:
-            session.close(sid)
-        second = [session.open() for _ in range(2)]
-        for sid in second:
-            session.close(sid)
+        for _ in range(2):
+            sids = [session.open() for _ in range(2)]
+            self.assertTrue(session.full)
+            for sid in sids:
+                session.send(sid, b"last words")
+                session.close(sid)
         self.assertRaises(LocalProtocolError, session.open)
         session.take_output(MOST)
         self.assertFalse(session.full)
         session.open()
+
+    def test_end_leaves_before_the_stream_that_takes_its_place(self) -> None:
+        """The FIN of a stream with nothing left to send is on the wire before the SYN of the next one, so that a peer with as
+        many streams as it may have takes that; so is a FIN that answers the peer's."""
+        client, server = (Session(SmuxSettings(max_streams=2), client=side) for side in (True, False))
+        sids = [client.open() for _ in range(2)]
+        server.data_received(client.take_output(MOST))
+        client.close(sids[0])
+        third = client.open()
+        events = server.data_received(client.take_output(MOST))
+        self.assertEqual(events, [StreamEnded(sids[0]), StreamOpened(third)])
+        self.assertEqual(server.refused, 0)
 
     def test_datagram_larger_than_the_window(self) -> None:
         """A datagram that the peer's whole window cannot take is lost, and does not stop those behind it."""
