@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from twisted.internet import error
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mikanet.counters import Counters
@@ -33,7 +35,14 @@ PING_INTERVAL, MAX_MISSED = 10.0, 3
 #: Seconds before a session that never became live is followed by the next, doubled each time up to the second.
 FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
 
+#: Seconds for another answer, when one came that is of no use, or when only one question was asked (our choice).
+SECOND_THOUGHTS = 2.0
+
 _ALL_DIALECTS = frozenset(Dialect)
+#: How a server is asked: alpha.20 understands the newest dialect's PING, too.
+_WAYS = (Dialect.A21, Dialect.GOB)
+
+_log = Logger()
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,7 @@ class Connection:
     :param sealer: shared by all connections, as it remembers packets.
     :param report: told what the user should know: whether the server answers (None), or what is wrong.
     :ivar dialect: that of the live session; None while none is live.
+    :ivar found: the dialect that the server was found to speak last.
     """
 
     def __init__(
@@ -79,6 +89,8 @@ class Connection:
         report: Callable[[str | None], None],
     ) -> None:
         self.dialect: Dialect | None = None
+        self.found: Dialect | None = None
+        self._deciding: IDelayedCall | None = None
         self._clock = clock
         self._port = port
         self._config = config
@@ -170,24 +182,62 @@ class Connection:
             self._fail_waiting()
             self._open_later()
 
-    def _probe(self, after: Dialect | None = None) -> None:
-        """Ask in the newest dialect, whose PING alpha.20 understands too, and in gob; in the likelier one first."""
-        first, second = Dialect.A21, Dialect.GOB
-        if set(self._config.dialects) == {Dialect.GOB}:
-            first, second = second, first
+    def _probe(self, anew: bool = False) -> None:
+        """Ask which dialect the server speaks: as it was found last, or in every way at once.
 
-        def answered(dialect: Dialect | None) -> None:
+        In every way, because a question in the wrong one may get no answer at all: a Go gob decoder takes our magic for
+        the length of a message, and waits for the rest.
+        """
+        smux = self._smux
+        alone = self.found is not None and not anew
+        ways = (Dialect.GOB if self.found is Dialect.GOB else Dialect.A21,) if alone else _WAYS
+        open_questions = set(ways)
+        foreign: Dialect | None = None
+
+        def answered(way: Dialect, dialect: Dialect | None) -> None:
+            nonlocal foreign
+            if smux is not self._smux or self.dialect is not None:
+                return
+            open_questions.discard(way)
+            foreign = foreign or dialect
             if dialect in self._config.dialects:
                 self._lives(dialect)
-            elif dialect is None and after is None:
-                self._probe(first)
-            else:
-                self._not_understood(dialect)
+            elif not open_questions:
+                decide()
+            elif dialect is not None:
+                self._think_again(decide)
 
-        self._send_ping(first if after is None else second, answered)
+        def decide() -> None:
+            if smux is not self._smux or self.dialect is not None:
+                return
+            if foreign is not None:
+                self._not_understood(foreign)
+            elif alone:
+                self._probe(anew=True)
+            else:
+                self._not_understood(None)
+
+        for way in ways:
+            self._send_ping(way, partial(answered, way))
+        if alone:
+            self._think_again(decide)
+
+    def _think_again(self, decide: Callable[[], None]) -> None:
+        self._stop_thinking()
+        self._deciding = self._clock.callLater(SECOND_THOUGHTS, decide)
+
+    def _stop_thinking(self) -> None:
+        deciding, self._deciding = self._deciding, None
+        if deciding is not None and deciding.active():
+            deciding.cancel()
 
     def _lives(self, dialect: Dialect) -> None:
-        self.dialect = dialect
+        self._stop_thinking()
+        for ping in list(self._pings):
+            ping.give_up()  # asked in a way that nobody answers any more
+        if dialect is not self.found:
+            _log.info("the server speaks dialect {dialect}", dialect=dialect.value)
+        self.dialect = self.found = dialect
         self._misunderstood = False
         self._wait = FIRST_WAIT
         self._report(None)
@@ -200,7 +250,9 @@ class Connection:
             each.callback(LiveSession(smux, dialect))
 
     def _not_understood(self, dialect: Dialect | None) -> None:
+        self._stop_thinking()
         self._misunderstood = True
+        self.found = None
         self._config.counters.add("paqet.client.misunderstood")
         wanted = " or ".join(each.value for each in self._config.dialects)
         if dialect is None:
@@ -241,7 +293,7 @@ class Connection:
             return
         self._timer = self._clock.callLater(PING_INTERVAL, self._look)
         if self.dialect is None:
-            self._probe()
+            self._probe(anew=True)
         else:
             self._send_ping(self.dialect, self._pong_received)
 
@@ -254,6 +306,7 @@ class Connection:
         was_live, self._smux, self.dialect = self.dialect is not None, None, None
         self._misunderstood = False
         self._cancel_timer()
+        self._stop_thinking()
         self._pings.clear()
         if self._stopped:
             return

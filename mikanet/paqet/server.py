@@ -23,7 +23,7 @@ from mikanet.egress import Egress
 from mikanet.errors import DestinationError, Reason, RemoteProtocolError, reason_of
 from mikanet.guard.deadlines import Deadlines
 from mikanet.paqet.config import AUTO_DIALECTS
-from mikanet.paqet.wire import MAX_DATAGRAM, Dialect, Message, MessageReader, MessageType, encode
+from mikanet.paqet.wire import MAX_DATAGRAM, Dialect, Message, MessageReader, MessageType, dialect_of, encode
 from mikanet.relay import TARGETS, MemoryBudget, RelayEnd, join
 from mikanet.smux.connection import SmuxConnection, SmuxStream
 from mikanet.smux.forward import LAST_WORDS_TIME, ServingEnd
@@ -32,6 +32,9 @@ from mikanet.udp_target import UdpTarget
 
 #: How long a stream may stay without its message, in seconds (our choice).
 MESSAGE_TIME = 30.0
+
+#: Bytes of a stream that are enough to tell the dialect of its message.
+_TELLING = 512
 
 #: Gives the client at an address the flag list that it asked for; an empty one restores ours.
 SetFlags = Callable[[IAddress, tuple[int, ...]], None]
@@ -71,6 +74,7 @@ class PaqetServerStream(ServingEnd):
         self._server = server
         self._session = session
         self._reader: MessageReader | None = MessageReader(server.config.dialects)
+        self._first = b""  # of what came, for telling a dialect that is not taken
         self.budget = server.config.budget
         self.last_words = server.last_words
 
@@ -84,6 +88,7 @@ class PaqetServerStream(ServingEnd):
         if reader is None:
             self._deliver(data)
             return
+        self._first += data[: _TELLING - len(self._first)]
         try:
             message = reader.feed(data)
         except RemoteProtocolError:
@@ -106,6 +111,8 @@ class PaqetServerStream(ServingEnd):
 
     def _obey(self, message: Message, dialect: Dialect) -> None:
         config = self._server.config
+        if message.destination is None or message.destination.host:
+            self._session.understood = True
         config.counters.add(f"paqet.server.message.{dialect.value}.{message.type.name.lower()}")
         if message.type is MessageType.PING:
             self.transport.write(encode(Message(MessageType.PONG), dialect))
@@ -129,6 +136,8 @@ class PaqetServerStream(ServingEnd):
 
     def _refuse(self, why: str) -> None:
         self._server.config.counters.add(f"paqet.server.refused.{why}")
+        if why in ("message", "silent"):
+            self._session.misunderstood(self._first)
         self._done = True
         self._forget_deadline()
         self.transport.abortConnection()
@@ -212,9 +221,22 @@ class _Session(Factory):
     def __init__(self, server: PaqetServerFactory, client: IAddress) -> None:
         self.server = server
         self.client = client
+        self.understood = False
+        self._foreign: Dialect | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> PaqetServerStream:
         return PaqetServerStream(self)
+
+    def misunderstood(self, first: bytes) -> None:
+        """A message was none, or of a dialect that is not taken. Clients of ours ask in several."""
+        dialect = dialect_of(first)
+        if dialect is not None and dialect not in self.server.config.dialects and self._foreign is None:
+            self._foreign = dialect
+            self.server.deadlines.start(self._tell_dialect)
+
+    def _tell_dialect(self) -> None:
+        if self._foreign is not None and not self.understood:
+            self.server.tell_dialect(self._foreign)
 
     def flags_received(self, flags: tuple[int, ...]) -> None:
         server = self.server
@@ -249,6 +271,18 @@ class PaqetServerFactory(Factory):
         self.last_words = Deadlines(reactor, LAST_WORDS_TIME)
         self.set_flags: SetFlags | None = None
         self.flags_of: dict[IAddress, _Session] = {}
+        self._told: set[Dialect] = set()
+
+    def tell_dialect(self, dialect: Dialect) -> None:
+        """A client speaks a dialect that is not taken: say so, once."""
+        if dialect not in self._told:
+            self._told.add(dialect)
+            names = ", ".join(each.value for each in (*self.config.dialects, dialect))
+            _log.warn(
+                "a client speaks dialect {dialect}, which is not taken: to take it write dialect: [{names}] under mikanet:",
+                dialect=dialect.value,
+                names=names,
+            )
 
     def buildProtocol(self, addr: IAddress | None) -> SmuxConnection | None:
         """A session. It speaks first, so that its peer has something to acknowledge and can prove itself (Q4)."""

@@ -32,6 +32,8 @@ MAX_HOST, MAX_FLAGS = 253, 64
 
 _MAGIC = b"\x50\x01"
 _HEADER_A20, _HEADER_A21 = 3, 5
+#: Bytes by which a gob of the original is known: length, number and kind of its first type.
+_GOB_BEGINS = 4
 
 
 class MessageError(RemoteProtocolError):
@@ -106,6 +108,18 @@ def _encode_body(message: Message) -> bytes:
 
 
 # -- reading
+
+
+def dialect_of(data: bytes) -> Dialect | None:
+    """The dialect of a message, of which the first bytes or all are there; None if it looks like none of them."""
+    if data.startswith(gob.DESCRIPTORS[:_GOB_BEGINS]):
+        return Dialect.GOB
+    reader = MessageReader((Dialect.A20, Dialect.A21))
+    try:
+        reader.feed(data)
+    except MessageError:
+        return None
+    return reader.dialect
 
 
 class MessageReader:

@@ -7,6 +7,8 @@ from typing import Any, cast
 
 from twisted.internet import error
 from twisted.internet.address import IPv4Address
+from twisted.internet.protocol import Protocol
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.address import Address
@@ -16,10 +18,14 @@ from mikanet.paqet.connection import MAX_MISSED, PING_INTERVAL
 from mikanet.paqet.server import MESSAGE_TIME
 from mikanet.paqet.wire import MAX_DATAGRAM, Dialect, Message, MessageType, encode
 from mikanet.relay import MemoryBudget
+from mikanet.smux.connection import SmuxConnection
 from mikanet.smux.forward import LAST_WORDS_TIME
 from mikanet.smux.session import SmuxSettings
 from tests.paqet.world import CLIENT_LINK, SERVER_LINK, SMUX, TARGET, Application, World
 from tests.support.transports import LOST, MemoryTransport
+from tests.support.vectors import load
+
+VECTORS = load("paqet/messages.json")
 
 
 def established(world: World, **changes: Any) -> tuple[PaqetTunnel, Application, MemoryTransport]:
@@ -232,6 +238,94 @@ class DialectTests(SynchronousTestCase):
             world = World(dialects=(taken,))
             tunnel = world.live(dialects=tuple(Dialect))
             self.assertIs(tunnel.connections[0].dialect, taken)
+
+    def go_gob(self, world: World) -> list[bytes]:
+        """Make the world's server one that reads gob as Go's decoder does; the messages that it got."""
+        got: list[bytes] = []
+        ping, pong = (bytes.fromhex(VECTORS["gob"][number]["wire"]) for number in (0, 1))
+
+        class GoServer(Protocol):
+            data = b""
+
+            def dataReceived(self, data: bytes) -> None:
+                # A message is its length, one byte below 128, and so many more; five of them are a PING.
+                self.data += data
+                at, count = 0, 0
+                while at < len(self.data) and self.data[at] < 128 and at + 1 + self.data[at] <= len(self.data):
+                    at, count = at + 1 + self.data[at], count + 1
+                assert self.transport is not None
+                if count and self.data[0] != ping[0]:
+                    self.transport.loseConnection()  # not the description of a type
+                elif self.data == ping:
+                    got.append(self.data)
+                    self.transport.write(pong)
+                    self.transport.loseConnection()
+                elif self.data.startswith(ping[:1]) and count:
+                    got.append(self.data)
+
+        made = world.factory.buildProtocol
+
+        def build(addr: Any) -> Any:
+            smux: Any = made(addr)
+            smux._factory.buildProtocol = lambda _: GoServer()
+            return smux
+
+        world.factory.buildProtocol = build  # type: ignore[method-assign]
+        return got
+
+    def test_go_server_of_the_document(self) -> None:
+        """A gob server of the original waits for ever for the rest of a question in another dialect; it is found all the
+        same, at once, and by the next sessions asked in gob alone."""
+        world = World()
+        got = self.go_gob(world)
+        tunnel = world.tunnel()
+        world.run(lambda: tunnel.connections[0].live, 3)
+        connection = tunnel.connections[0]
+        self.assertIs(connection.dialect, Dialect.GOB)
+        assert connection._smux is not None
+        world.clock.sleep(1)
+        self.assertEqual(len(connection._smux.streams), 0)
+        world.connect(tunnel, b"hello", to=TARGET)
+        wanted = encode(Message(MessageType.TCP, TARGET), Dialect.GOB)
+        world.run(lambda: any(each.startswith(wanted) for each in got))
+        world.net.sessions.abort_all()
+        opened = world.ports[0].opened
+        world.run(lambda: world.ports[0].opened > opened and connection.live, 60)
+        self.assertIs(connection.dialect, Dialect.GOB)
+
+    def test_go_server_and_another_dialect_wanted(self) -> None:
+        """A client that may not speak gob says what the server speaks, though its own question gets no answer."""
+        world = World()
+        self.go_gob(world)
+        world.tunnel(dialects=(Dialect.A21,))
+        world.run(lambda: world.said, 5)
+        self.assertIn("speaks dialect gob and not a21: write dialect: gob", world.said[0])
+
+    def test_server_that_changes_its_dialect(self) -> None:
+        """A server that was replaced by one of another dialect is found again."""
+        for before, after in ((Dialect.GOB, Dialect.A21), (Dialect.A21, Dialect.GOB)):
+            world = World(dialects=(before,))
+            tunnel = world.live()
+            world.factory.config = replace(world.factory.config, dialects=(after,))
+            world.net.sessions.abort_all()
+            world.run(lambda connection=tunnel.connections[0], after=after: connection.dialect is after, 60)
+
+    def test_server_says_what_it_does_not_take(self) -> None:
+        """A server that meets clients of a dialect that it does not take says so once; not because of a client that asks in
+        several and goes on in one that it takes."""
+        for taken in Dialect:
+            for spoken in Dialect:
+                world = World(dialects=(taken,))
+                with capturedLogs() as logs:
+                    world.live(dialects=(taken,))
+                    for _ in range(3):
+                        # An original client: no PING.
+                        smux = SmuxConnection(SMUX, True, world.clock)
+                        world.net.client(smux, CLIENT_LINK, ("original", len(world.net.clients)))
+                        smux.open(Application(encode(Message(MessageType.TCP, TARGET), spoken)))
+                        world.clock.sleep(2 * MESSAGE_TIME + 10)
+                said = [each["log_format"] for each in logs if "client speaks dialect" in each.get("log_format", "")]
+                self.assertEqual(len(said), int(taken is not spoken), (taken, spoken))
 
     def test_server_takes_all_in_one_session(self) -> None:
         """A server that takes all three tells them apart stream by stream."""
