@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "mikanet.datagrams",
         "mikanet.dial",
+        "mikanet.endpoint_strings",
         "mikanet.egress",
         "mikanet.filters",
         "mikanet.guard",

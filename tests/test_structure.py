@@ -28,6 +28,7 @@ TESTED_ELSEWHERE = {
     "mikanet/crypto/block_twofish.py": "tests/crypto/test_packets.py: with the modes that use it",
     "mikanet/dial.py": "tests/test_egress.py and tests/endpoints/test_strings.py",
     "mikanet/endpoints/arguments.py": "tests/endpoints/test_strings.py: through strings",
+    "mikanet/endpoints/connect.py": "tests/test_endpoint_strings.py and tests/interop/test_nitrosocks.py: through strings",
     "mikanet/endpoints/host.py": "tests/endpoints/test_strings.py: through strings",
     "mikanet/endpoints/mika.py": "tests/endpoints/test_strings.py: through strings",
     "mikanet/endpoints/obfs_http.py": "tests/endpoints/test_strings.py: through strings",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from twisted.internet.endpoints import clientFromString, serverFromString
-
 from mikanet.cli.kcptun_common import KcptunOptions, serve
+from mikanet.endpoint_strings import client_from_string, server_from_string
 from mikanet.errors import ConfigError
 from mikanet.smux.forward import ForwardListenFactory, SmuxDialer
 
@@ -36,9 +35,9 @@ def run(options: Options, reactor: Any = None) -> int:
         from twisted.internet import reactor
     try:
         name = "server"
-        server = clientFromString(reactor, options[name])
+        server = client_from_string(reactor, options[name])
         name = "forward"
-        listen = serverFromString(reactor, options[name])
+        listen = server_from_string(reactor, options[name])
     except (ConfigError, ValueError, TypeError) as problem:
         raise SystemExit(f"{options.command}: --{name} {options[name]}: {problem}") from None
     dialer = SmuxDialer(options.smux, reactor, server)

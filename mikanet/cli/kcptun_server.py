@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from twisted.internet.endpoints import HostnameEndpoint, serverFromString
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from mikanet.address import Address, parse_address
 from mikanet.cli.kcptun_common import KcptunOptions, serve
+from mikanet.endpoint_strings import server_from_string
 from mikanet.errors import ConfigError
 from mikanet.kcp.endpoints import KcpServerEndpoint
 from mikanet.smux.forward import SmuxServerFactory
@@ -37,7 +38,7 @@ class Options(KcptunOptions):
     def endpoint(self, reactor: Any) -> IStreamServerEndpoint:
         """The endpoint to listen on."""
         try:
-            made = serverFromString(reactor, self["listen"])
+            made = server_from_string(reactor, self["listen"])
         except (ValueError, TypeError) as problem:
             raise ConfigError(f"--listen {self['listen']}: {problem}") from None
         return made.with_proof() if isinstance(made, KcpServerEndpoint) else made

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from mikanet.address import Address, parse_port
+from mikanet.endpoint_strings import client_from_string
 from mikanet.endpoints.arguments import no_more, yes_no
 from mikanet.errors import ConfigError
 from mikanet.mika.client import MikaClientConfig, MikaTunnel
@@ -37,7 +37,7 @@ def parse_client(reactor: Any, host: str, port: str, server: str, **options: str
     tunnel = _tunnels.get(key)
     if tunnel is None:
         config = MikaClientConfig(derive_keys(password, profile, method))
-        tunnel = _tunnels[key] = MikaTunnel(reactor, clientFromString(reactor, server), config, server)
+        tunnel = _tunnels[key] = MikaTunnel(reactor, client_from_string(reactor, server), config, server)
     return tunnel.stream_endpoint(Address(host, parse_port(port)))
 
 

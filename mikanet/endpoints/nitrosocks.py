@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from mikanet.address import Address, parse_port
+from mikanet.endpoint_strings import client_from_string
 from mikanet.endpoints.arguments import no_more, yes_no
 from mikanet.errors import ConfigError
 from mikanet.nitrosocks.client import NitroTunnel, Server
@@ -41,5 +41,5 @@ def parse_client(reactor: Any, host: str, port: str, server: str, **options: str
             insecure_ok=yes_no("insecure-ok", given.pop("insecure-ok", "no")),
         )
         no_more("nitrosocks", given)
-        tunnel = _tunnels[key] = NitroTunnel(reactor, [Server(server, clientFromString(reactor, server))], config)
+        tunnel = _tunnels[key] = NitroTunnel(reactor, [Server(server, client_from_string(reactor, server))], config)
     return tunnel.stream_endpoint(Address(host, parse_port(port)))

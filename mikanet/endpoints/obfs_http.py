@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 
+from mikanet.endpoint_strings import client_from_string, server_from_string
 from mikanet.endpoints.arguments import no_more
 from mikanet.errors import ConfigError
 from mikanet.filters.obfs_http import obfs_http_client, obfs_http_server
@@ -21,7 +21,7 @@ def parse_client(
     """
     _check(endpoint, rest, "obfs-http:tcp\\:HOST\\:8388")
     no_more("obfs-http", options)
-    return obfs_http_client(clientFromString(reactor, endpoint), url)
+    return obfs_http_client(client_from_string(reactor, endpoint), url)
 
 
 def parse_server(reactor: Any, endpoint: str = "", *rest: str, **options: str) -> IStreamServerEndpoint:
@@ -31,7 +31,7 @@ def parse_server(reactor: Any, endpoint: str = "", *rest: str, **options: str) -
     """
     _check(endpoint, rest, "obfs-http:tcp\\:8388")
     no_more("obfs-http", options)
-    return obfs_http_server(serverFromString(reactor, endpoint))
+    return obfs_http_server(server_from_string(reactor, endpoint))
 
 
 def _check(endpoint: str, rest: tuple[str, ...], example: str) -> None:

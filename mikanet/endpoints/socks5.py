@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.endpoints import clientFromString
-
 from mikanet.address import Address, parse_port
+from mikanet.endpoint_strings import client_from_string
 from mikanet.endpoints.arguments import no_more
 from mikanet.filters.socks_client import Socks5ClientEndpoint
 from mikanet.service.secret_files import read_credentials
@@ -25,5 +24,5 @@ def parse_client(reactor: Any, host: str, port: str, server: str, **options: str
     user = password = None
     if file is not None:
         user, password = next(iter(read_credentials(file).items()))
-    proxy = clientFromString(reactor, server)
+    proxy = client_from_string(reactor, server)
     return Socks5ClientEndpoint(proxy, Address(host, parse_port(port)), user, password)

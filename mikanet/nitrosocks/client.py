@@ -22,6 +22,7 @@ from mikanet.nitrosocks.client_protocol import NitroClientConfig, NitroClientPro
 from mikanet.nitrosocks.datagrams import DatagramFilter
 from mikanet.nitrosocks.link import SessionKeys, SilenceError
 from mikanet.nitrosocks.mux import Mux, Opening
+from mikanet.nitrosocks.race import Race
 from mikanet.nitrosocks.tls import TlsFilter
 from mikanet.wire.socks import encode_address
 
@@ -313,20 +314,14 @@ class NitroTunnel:
             self._waiting.remove(waiting)
 
     def _log_in(self, servers: list[Server]) -> None:
-        self._login = self._try_servers(servers, None)
-        self._login.addCallbacks(self._logged_in, self._login_failed)
-
-    def _try_servers(self, servers: list[Server], last: Failure | None) -> Deferred[tuple[Server, NitroClientProtocol]]:
-        server = servers.pop(0)
-
-        def failed(failure: Failure) -> Any:
-            if failure.check(CancelledError, error.ConnectingCancelledError):
-                return failure
+        def failed(server: Server, failure: Failure) -> None:
             self.count("failed")
             self._say(server, _describe(failure))
-            return self._try_servers(servers, failure) if servers else failure
 
-        return self.dial(server, None).addCallbacks(lambda protocol: (server, protocol), failed)
+        race = Race(self.reactor, servers, lambda server: self.dial(server, None), failed, NitroClientProtocol.cut)
+        # It may be over at once, and what follows looks whether a login goes on.
+        self._login = login = race.start()
+        login.addCallbacks(self._logged_in, self._login_failed)
 
     def _logged_in(self, found: tuple[Server, NitroClientProtocol]) -> None:
         server, protocol = found

@@ -119,6 +119,11 @@ class ClientLink(Link):
         """See :attr:`Link.is_open`."""
         return self.state is ClientState.OPEN
 
+    @property
+    def unread(self) -> bool:
+        """Whether no packet of the server's has been understood yet."""
+        return self.state in (ClientState.WAITING, ClientState.RETURNING) and not self._token_temp
+
     def disconnect(self, now: float) -> None:
         """Phase 6: release the session; the link is closed when the server has answered, or after a while."""
         if self.is_open:

@@ -119,6 +119,13 @@ class NitroClientProtocol(LinkProtocol):
 
     def failed(self, problem: RemoteProtocolError) -> None:
         """See :meth:`LinkProtocol.failed`."""
+        link = cast(ClientLink | None, self.link)
+        if link is not None and link.unread and not isinstance(problem, SilenceError):
+            # Nothing of the server's was ever read: lengths are masked with its key.
+            problem = RemoteProtocolError(
+                "what it sends cannot be read: the private key is not the other half of the server's public key, "
+                "or the server name did not reach it and it answers for another realm"
+            )
         self._why = problem
         self.drop_link()
         self.transport.abortConnection()

@@ -17,7 +17,7 @@ from mikanet.nitrosocks.protocol import RealmConfig
 from mikanet.nitrosocks.realm import MAX_TOKENS, Realm
 from mikanet.nitrosocks.tls_options import ClientTls, certificates, tls_name
 from mikanet.nitrosocks.wire import EncryptType
-from mikanet.service.secret_files import is_weak, read_private_file, read_secret
+from mikanet.service.secret_files import is_weak, read_private_file, read_private_text, read_secret
 
 #: Longest token, in bytes.
 MAX_TOKEN = 255
@@ -32,12 +32,12 @@ def read_tokens(path: str, insecure_ok: bool = False) -> list[Token]:
     :raises ConfigError: if the file cannot be used, a line is not of that form, or a token is weak.
     """
     try:
-        lines = read_private_file(path).decode("utf-8").splitlines()
+        lines = read_private_text(path).decode("utf-8").splitlines()
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text") from None
     tokens: list[Token] = []
     for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
+        if not line.strip() or line.lstrip().startswith("#"):
             continue
         words = line.split()
         if len(words) != 2:
@@ -123,7 +123,9 @@ def make_client_config(
     :raises ConfigError: if one of them cannot be used.
     """
     private = rsa_oaep.load_private(read_private_file(private_key), private_key)
-    token = read_secret(token_file, insecure_ok)
+    token = read_secret(token_file, insecure_ok).strip()
+    if len(token.split()) != 1:
+        raise ConfigError(f"the first line of {token_file} is not a token alone: there are blanks in it")
     if len(token) > MAX_TOKEN:
         raise ConfigError(f"the token in {token_file} is longer than {MAX_TOKEN} bytes")
     decrypt: Callable[[bytes], bytes] = partial(decrypt_challenge, private)

@@ -24,6 +24,7 @@ from mikanet.service.counters_socket import CountersService
 from mikanet.service.doors import FrontDoors, make_client
 from mikanet.service.listening import DrainingService, ListeningService
 from mikanet.service.reporting import ReportingService
+from mikanet.service.secret_files import read_private_file
 
 _log = Logger()
 
@@ -32,13 +33,15 @@ _log = Logger()
 class NitroServerSettings:
     """A server as its operator wants it.
 
-    :ivar listen: the listening endpoint in the operator's words. :ivar token_files: by the realm's name.
+    :ivar listen: the listening endpoint in the operator's words. :ivar certificate: the file that ``tls`` is of.
+    :ivar token_files: by the realm's name.
     :ivar drain_time: seconds (X9).
     """
 
     listen: str
     endpoint: IStreamServerEndpoint
     tls: ServerTls
+    certificate: str
     config: NitroServerConfig
     token_files: dict[str, str]
     drain_time: float
@@ -62,7 +65,7 @@ def make_server(reactor: Any, settings: NitroServerSettings) -> DrainingService:
 
 
 class NitroServerService(DrainingService):
-    """SIGHUP loads the tokens anew and ends the sessions of those that are gone. At the end every client is told."""
+    """SIGHUP loads certificate and tokens anew and ends the sessions of tokens that are gone. At the end every client is told."""
 
     reloads = True
 
@@ -73,11 +76,18 @@ class NitroServerService(DrainingService):
         self._settings = settings
 
     def hang_up(self) -> None:
-        """SIGHUP: load the tokens anew, in the reactor."""
+        """SIGHUP: load certificate and tokens anew, in the reactor."""
         self._reactor.callFromThread(self.reload)
 
     def reload(self) -> None:
-        """Load every tokens file anew; one with a mistake changes nothing in its realm."""
+        """Load the certificate and every tokens file anew; a file with a mistake changes nothing of what it is for."""
+        path = self._settings.certificate
+        try:
+            self._settings.tls.replace(read_private_file(path), path)
+        except ConfigError as problem:
+            _log.error("the certificate stays as it was: {problem}", problem=str(problem))
+        else:
+            _log.info("certificate from {path}", path=path)
         for name, path in self._settings.token_files.items():
             realm = self._settings.config.realms[name].realm
             try:

@@ -26,7 +26,7 @@ class Options(ServerOptions):
     synopsis = "[options] --listen ENDPOINT --certificate PEM --public-key PEM --tokens FILE"
     longdesc = (
         "The server of a tunnel inside TLS that stays private when TLS is intercepted. "
-        "SIGHUP loads the tokens anew and ends the sessions of those that are gone."
+        "SIGHUP loads certificate and tokens anew and ends the sessions of tokens that are gone."
     )
 
     optParameters: ClassVar[Sequence[Sequence[object]]] = [
@@ -85,6 +85,7 @@ class Options(ServerOptions):
             listen=listen,
             endpoint=endpoint,
             tls=tls,
+            certificate=certificate,
             config=config,
             token_files={name: tokens for name, (_, tokens) in files.items()},
             drain_time=drain_time,

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
-from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.python import usage
 
 from mikanet.address import Address, parse_address, parse_port
 from mikanet.dial import TcpEndpoint
 from mikanet.egress import EgressPolicy, Rule, is_own_address, parse_rule
+from mikanet.endpoint_strings import client_from_string, server_from_string
 from mikanet.errors import ConfigError
 from mikanet.guard.admission import AdmissionLimits
 from mikanet.service.secret_files import read_credentials
@@ -116,7 +116,7 @@ def server_endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoi
 
     :raises ConfigError: if the string is not one.
     """
-    return _endpoint(cast(_ServerParser, serverFromString), reactor, option, text, "tcp:8388")
+    return _endpoint(cast(_ServerParser, server_from_string), reactor, option, text, "tcp:8388")
 
 
 def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoint:
@@ -126,10 +126,10 @@ def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoi
 
     :raises ConfigError: if the string is not one.
     """
-    bare = re.fullmatch(r"(?:tcp|host):([^:=\\]+):(\d{1,5})", text)
+    bare = re.fullmatch(r"(?:tcp|host):(?:\[([0-9A-Fa-f:.]+)\]|([^:=\\\[\]]+)):(\d{1,5})", text)
     if bare is not None:
-        return TcpEndpoint(reactor, Address(bare[1], parse_port(bare[2])))
-    return _endpoint(cast(_ClientParser, clientFromString), reactor, option, text, "tcp:example.com:8388")
+        return TcpEndpoint(reactor, Address(bare[1] or bare[2], parse_port(bare[3])))
+    return _endpoint(cast(_ClientParser, client_from_string), reactor, option, text, "tcp:example.com:8388")
 
 
 def _endpoint(parse: Callable[[Any, str], T], reactor: Any, option: str, text: str, example: str) -> T:

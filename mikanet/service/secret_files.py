@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from pathlib import Path
@@ -50,13 +51,27 @@ def read_private_file(path: str) -> bytes:
     return content
 
 
+def read_private_text(path: str) -> bytes:
+    """A private file of text in UTF-8, whatever an editor made of it: without a byte order mark, and from UTF-16 with one.
+
+    :raises ConfigError: as :func:`read_private_file`, and for UTF-16 that is none.
+    """
+    content = read_private_file(path)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            return content.decode("utf-16").encode()
+        except UnicodeError:
+            raise ConfigError(f"{path} begins as UTF-16 and is none: save it as UTF-8") from None
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
 def read_secret(path: str, insecure_ok: bool = False) -> bytes:
     """The secret in a file: its first line without the newline.
 
     :param insecure_ok: take weak secrets too.
     :raises ConfigError: if the file cannot be used or the secret is too easy to guess.
     """
-    secret = read_private_file(path).split(b"\n", 1)[0].removesuffix(b"\r")
+    secret = read_private_text(path).split(b"\n", 1)[0].removesuffix(b"\r")
     if not secret:
         raise ConfigError(f"the first line of {path} is empty: mikanet genkey prints a good secret")
     if not insecure_ok and is_weak(secret):
@@ -79,7 +94,7 @@ def read_credentials(path: str) -> dict[str, str]:
     """
     credentials: dict[str, str] = {}
     try:
-        lines = read_private_file(path).decode("utf-8").splitlines()
+        lines = read_private_text(path).decode("utf-8").splitlines()
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text") from None
     for number, line in enumerate(lines, 1):

@@ -231,6 +231,71 @@ class ServerTests(NitroTestCase):
         self.logged(tunnel.server, "the tokens stay as they were")
         self.assertEqual(self.fetch(tunnel.socks_port), BODY)
 
+    def test_renewed_certificate(self) -> None:
+        """SIGHUP has new connections get the new certificate; a broken file changes nothing; sessions go on."""
+        tunnel = self.tunnel()
+        kept = socks_connect(tunnel.socks_port, self.target.echo)
+
+        def shown() -> bytes:
+            with self.raw_tls(tunnel.server_port) as sock:
+                return sock.getpeercert(binary_form=True) or b""
+
+        old = shown()
+        write_certificate(tunnel.certificate, tunnel.authority, "localhost")
+        assert tunnel.server is not None
+        tunnel.server.signal(signal.SIGHUP)
+        self.logged(tunnel.server, "certificate from")
+        new = shown()
+        self.assertNotEqual(old, new)
+        tunnel.certificate.write_text("broken")
+        tunnel.server.signal(signal.SIGHUP)
+        self.logged(tunnel.server, "the certificate stays as it was")
+        self.assertEqual(shown(), new)
+        kept.sendall(b"still here")
+        self.assertEqual(kept.recv(100), b"still here")
+
+    def test_token_files(self) -> None:
+        """A token with blanks around it or a byte order mark before it is the same; one with a blank inside is refused."""
+        tunnel = self.tunnel(start=False)
+        tunnel.start_server()
+        token = (tunnel.keys / "token").read_text().strip()
+        (tunnel.keys / "token").write_bytes(("\ufeff  " + token + " \r\n").encode("utf-16-le"))
+        tunnel.start_client()
+        self.assertEqual(self.fetch(tunnel.socks_port), BODY)
+        (tunnel.keys / "token").write_text(token[:20] + " " + token[20:] + "\n")
+        arguments = [argument for argument in tunnel.client_args() if "--http" not in argument]
+        out = subprocess.run(
+            [sys.executable, "-m", "twisted", *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+        )
+        self.assertIn("there are blanks in it", out.stdout + out.stderr)
+
+    def test_through_an_http_proxy(self) -> None:
+        """A session through an HTTP proxy that wants a password; with a wrong one the client says what the proxy said."""
+        program = require_program("tinyproxy")
+        tunnel = self.tunnel(start=False)
+        tunnel.start_server()
+        proxy = free_port()
+        settings = tunnel.folder / "tinyproxy.conf"
+        settings.write_text(
+            f"Port {proxy}\nListen 127.0.0.1\nTimeout 60\nAllow 127.0.0.1\nBasicAuth alice wonderland\n"
+            f"ConnectPort {tunnel.server_port}\n"
+        )
+        process = Process([program, "-d", "-c", str(settings)], ports=(proxy,))
+        self.addCleanup(process.stop)
+        credentials = tunnel.folder / "credentials"
+        credentials.touch(0o600)
+        server = f"connect:127.0.0.1:{tunnel.server_port}:server={quote(f'tcp:127.0.0.1:{proxy}')}:credentials-file={credentials}"
+        arguments = [each for each in tunnel.client_args() if not each.startswith("--server=")]
+        for password, good in (("wrong", False), ("wonderland", True)):
+            credentials.write_text(f"alice:{password}\n")
+            client = TwistdProcess([*arguments, f"--server={server}"], ports=[tunnel.socks_port])
+            self.addCleanup(client.stop, 5)
+            if good:
+                self.assertEqual(self.fetch(tunnel.socks_port), BODY)
+            else:
+                self.logged(client, "the proxy wants a user name and a password")
+            client.stop(5)
+
     def test_wrong_token(self) -> None:
         """A client with a wrong token gets no session, is told what to check, and its application is refused."""
         tunnel = self.tunnel(start=False)

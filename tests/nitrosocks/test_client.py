@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from twisted.internet import error
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.protocol import Factory
@@ -17,8 +19,9 @@ from mikanet.nitrosocks.client_protocol import NitroClientProtocol
 from mikanet.nitrosocks.datagrams import DatagramFilter
 from mikanet.nitrosocks.frames import Command, encode, encode_number
 from mikanet.nitrosocks.mux import Mux
+from mikanet.nitrosocks.tls import TlsFilter
 from tests.filters.contract import Upper
-from tests.nitrosocks.memory import App, World
+from tests.nitrosocks.memory import App, PlainSide, World
 from tests.support.transports import MemoryTransport
 
 
@@ -92,6 +95,24 @@ class TunnelTests(SynchronousTestCase):
     def refuse(block: bytes) -> bytes:
         """A decryption that fails."""
         raise RemoteProtocolError("a challenge that cannot be decrypted")
+
+    def test_wrong_private_key(self) -> None:
+        """A client whose key does not fit the server's says so, instead of what its parser ran into."""
+        said = set()
+        for seed in range(6):
+            world = World(seed=seed)
+            server = world.raw()
+            world.clock.advance(1)
+            protocol = NitroClientProtocol(world.clock, replace(world.tunnel.config, k0=bytes(32)), None)
+            wire = MemoryTransport("192.0.2.99")
+            wire.connect(TlsFilter(protocol, PlainSide()))
+            wire.receive(server.bytes_written)
+            world.clock.advance(30)
+            wire.settle()
+            said.add(str(self.failureResultOf(protocol.opened).value))
+        for each in said:
+            self.assertTrue("private key is not the other half" in each or "too long waiting" in each, each)
+        self.assertTrue(any("private key" in each for each in said))
 
     def test_forgotten_session(self) -> None:
         """A server that stands but does not know the session any more ends it after one silence: streams are reset."""

@@ -44,6 +44,18 @@ class SecretFileTests(SynchronousTestCase):
             self.assertEqual(read_secret(self.file(content)), GOOD)
         self.assertEqual(read_secret(self.file(b" " + GOOD + b" \n")), b" " + GOOD + b" ")
 
+    def test_what_editors_make_of_it(self) -> None:
+        """Byte order marks are no part of a secret, and UTF-16 is understood where it begins with one."""
+        secret = "a secret of some length"
+        for content in (
+            b"\xef\xbb\xbf" + secret.encode() + b"\r\n",
+            secret.encode("utf-16"),
+            b"\xfe\xff" + (secret + "\r\nmore").encode("utf-16-be"),
+        ):
+            self.assertEqual(read_secret(self.file(content)), secret.encode())
+        self.assertEqual(read_credentials(self.file(b"\xef\xbb\xbfalice:secret\n")), {"alice": "secret"})
+        self.assertRaises(ConfigError, read_secret, self.file(b"\xff\xfe\x00\xd8x"))
+
     def test_others_may_not_read_it(self) -> None:
         """Any permission for group or others is refused, and the mend is named."""
         for mode in (0o604, 0o640, 0o660, 0o644, 0o620, 0o601):

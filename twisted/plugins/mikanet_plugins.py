@@ -47,6 +47,7 @@ nitrosocks_client = ServiceMaker(
 
 host_endpoint = ClientParser("host")
 socks5_endpoint = ClientParser("socks5")
+connect_endpoint = ClientParser("connect")
 mika_endpoint = ClientParser("mika")
 obfs_http_endpoint = ClientAndServerParser("obfs-http")
 paqet_endpoint = ClientParser("paqet")
