@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet import tcp
+from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
 
 # Exactly these: a subclass may give write() another meaning.
 _PLAIN = frozenset({tcp.Server, tcp.Client})
@@ -49,10 +51,20 @@ def send(transport: Any, data: bytes) -> None:
         sent = transport.writeSomeData(data)
         if sent == len(data):
             return
-        # An exception means that the connection is lost: the transport will find out for itself, and say so.
         if isinstance(sent, int):
             data = data[sent:]
+        else:
+            _remember_loss(transport)
     transport.write(data)
+
+
+def _remember_loss(transport: Any) -> None:
+    """Let the reactor report as lost a connection whose socket has just said so.
+
+    Linux reports a reset once, to whatever call comes first. A read after that gives what had arrived before, and then
+    the end of the stream as if it were a FIN: so that end, when it comes, is the loss.
+    """
+    transport.readConnectionLost = lambda _: transport.connectionLost(Failure(CONNECTION_LOST))
 
 
 def receive(transport: Any) -> None:
@@ -60,8 +72,11 @@ def receive(transport: Any) -> None:
     if is_plain(transport):
         try:
             data = transport.socket.recv(transport.bufferSize)
+        except BlockingIOError:
+            return  # nothing yet
         except OSError:
-            return  # nothing yet, or something that the reactor will meet
+            _remember_loss(transport)
+            return
         if data:
             transport.protocol.dataReceived(data)
 
@@ -80,10 +95,13 @@ def send_all(transport: Any, pieces: Sequence[bytes]) -> None:
     if not _idle(transport):
         transport.write(b"".join(pieces))
         return
+    sent = 0
     try:
         sent = transport.socket.sendmsg(pieces[:_MOST_PIECES])
+    except BlockingIOError:
+        pass  # full
     except OSError:
-        sent = 0  # full, or lost: the transport will find out for itself, and say so
+        _remember_loss(transport)
     for index, piece in enumerate(pieces):
         if sent < len(piece):
             transport.write(b"".join([piece[sent:], *pieces[index + 1 :]]))

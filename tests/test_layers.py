@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "mikanet.counters",
         "mikanet.errors",
         "mikanet.interfaces",
+        "mikanet.timing",
     ),
     ("mikanet.wire",),
     ("mikanet.crypto",),

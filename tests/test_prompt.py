@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
@@ -180,6 +182,33 @@ class SocketTests(TestCase):
         protocol.transport.unregisterProducer()
         protocol.transport.abortConnection()
         yield protocol.lost
+
+    @inlineCallbacks
+    def test_a_reset_is_no_clean_end(self) -> Any:
+        """Whichever call meets the reset first: bytes from before it are delivered, and connectionLost says that it was one."""
+        calls: dict[str, Callable[[Any], None]] = {
+            "send": lambda transport: prompt.send(transport, b"x"),
+            "send_all": lambda transport: prompt.send_all(transport, [b"x", b"y"]),
+            "receive": prompt.receive,
+            "end_writing": prompt.end_writing,
+            "send twice": lambda transport: [prompt.send(transport, b"x") for _ in range(2)] and None,
+        }
+        for name, call in calls.items():
+            for before in (b"", b"half of a response"):
+                if name == "receive" and before:
+                    continue  # takes the bytes, and leaves the reset to the reactor
+                protocol, peer = yield self.connect()
+                got: list[bytes] = []
+                protocol.dataReceived = got.append
+                protocol.readConnectionLost = lambda: self.fail("a clean end")
+                peer.sendall(before)
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+                peer.close()
+                time.sleep(0.02)  # until the reset is here, before the reactor turns
+                call(protocol.transport)
+                reason = yield protocol.lost
+                self.assertIs(reason, ConnectionLost, (name, before))
+                self.assertEqual(b"".join(got), before, name)
 
     @inlineCallbacks
     def test_a_lost_connection_is_reported_the_ordinary_way(self) -> Any:

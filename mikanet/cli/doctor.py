@@ -15,6 +15,7 @@ from mikanet.cli.doctor_machine import Machine, machine_findings
 from mikanet.cli.words import WordsOptions as BaseOptions
 from mikanet.errors import ConfigError
 from mikanet.paqet.options import PaqetSetup, load_setup
+from mikanet.service.program import program_reactor
 
 #: Modules that look at what a URL names, by its scheme. Each has ``findings(url, seconds)``, which gives tuples of
 #: status (``ok``, ``note`` or ``PROBLEM``), what was looked at, what was seen, and the command that mends it or "".
@@ -89,9 +90,7 @@ def file_findings(options: Options) -> Iterator[Finding]:
     if setup.config.is_server:
         yield from server_findings(setup, options.seconds)
     else:
-        from twisted.internet import reactor
-
-        yield from client_findings(setup, reactor, options.seconds)
+        yield from client_findings(setup, program_reactor(), options.seconds)
 
 
 def _summary(setup: PaqetSetup) -> str:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from mikanet.cli.kcptun_common import KcptunOptions, serve
 from mikanet.endpoint_strings import client_from_string, server_from_string
 from mikanet.errors import ConfigError
+from mikanet.service.program import program_reactor
 from mikanet.smux.forward import ForwardListenFactory, SmuxDialer
 
 
@@ -31,8 +32,7 @@ class Options(KcptunOptions):
 
 def run(options: Options, reactor: Any = None) -> int:
     """Forward until stopped."""
-    if reactor is None:
-        from twisted.internet import reactor
+    reactor = program_reactor(reactor)
     try:
         name = "server"
         server = client_from_string(reactor, options[name])

@@ -13,6 +13,7 @@ from mikanet.cli.kcptun_common import KcptunOptions, serve
 from mikanet.endpoint_strings import server_from_string
 from mikanet.errors import ConfigError
 from mikanet.kcp.endpoints import KcpServerEndpoint
+from mikanet.service.program import program_reactor
 from mikanet.smux.forward import SmuxServerFactory
 
 
@@ -46,8 +47,7 @@ class Options(KcptunOptions):
 
 def run(options: Options, reactor: Any = None) -> int:
     """Serve until stopped."""
-    if reactor is None:
-        from twisted.internet import reactor
+    reactor = program_reactor(reactor)
     try:
         endpoint = options.endpoint(reactor)
     except ConfigError as problem:

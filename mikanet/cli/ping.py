@@ -18,6 +18,7 @@ from mikanet.paqet.options import PaqetSetup, load_setup
 from mikanet.paqet.service import client_config, client_ports
 from mikanet.paqet.tap_common import FIREWALL_OPTION, wants_firewall
 from mikanet.paqet.wire import Dialect
+from mikanet.service.program import program_reactor
 
 #: Seconds without an answer after which a ping counts as lost.
 PATIENCE = 5.0
@@ -59,8 +60,7 @@ class Options(BaseOptions):
 
 def run(options: Options, reactor: Any = None) -> int:
     """Ping; the exit status says whether everything was answered."""
-    if reactor is None:
-        from twisted.internet import reactor
+    reactor = program_reactor(reactor)
     server = str(options.setup.config.server)
     counters = Counters()
     try:

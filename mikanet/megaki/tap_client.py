@@ -16,6 +16,7 @@ from mikanet.megaki.warm import MAX_SESSIONS, WARM_SESSIONS
 from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import Options as BaseOptions
 from mikanet.service.options import client_endpoint, server_endpoint
+from mikanet.service.program import program_reactor
 
 
 class Options(BaseOptions):
@@ -48,8 +49,7 @@ class Options(BaseOptions):
 
     def check(self) -> None:
         """See :meth:`Options.check`."""
-        from twisted.internet import reactor
-
+        reactor = program_reactor()
         server, listen = self.required("server"), self.required("listen-http")
         most = self.number("max-sessions", 1, 10_000)
         self.settings = MegakiClientSettings(
@@ -77,7 +77,6 @@ class Options(BaseOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    if reactor is None:
-        from twisted.internet import reactor
+    reactor = program_reactor(reactor)
     raise_file_limit()
     return make_client(reactor, options.settings)

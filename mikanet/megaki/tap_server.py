@@ -16,6 +16,7 @@ from mikanet.megaki.harness import PoolSettings
 from mikanet.megaki.service import MegakiServerSettings, make_server
 from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ServerOptions, server_endpoint
+from mikanet.service.program import program_reactor
 from mikanet.service.secret_files import read_private_file, read_secret
 
 _log = Logger()
@@ -64,8 +65,7 @@ class Options(ServerOptions):
 
     def check(self) -> None:
         """See :meth:`Options.check`."""
-        from twisted.internet import reactor
-
+        reactor = program_reactor()
         listen = self.required("listen")
         endpoint = server_endpoint(reactor, "listen", listen)
         key = self._key()
@@ -124,8 +124,7 @@ class Options(ServerOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    if reactor is None:
-        from twisted.internet import reactor
+    reactor = program_reactor(reactor)
     raise_file_limit()
     if os.geteuid() == 0 and options.settings.worker.uid is None:
         _log.warn("workers run as root: --worker-uid gives them a user of their own")

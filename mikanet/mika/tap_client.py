@@ -16,6 +16,7 @@ from mikanet.mika.session import Keys, Profile
 from mikanet.service.doors import FrontDoors, make_client
 from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ClientOptions, client_endpoint
+from mikanet.service.program import program_reactor
 
 
 class Options(ClientOptions, MikaOptions):
@@ -43,8 +44,7 @@ class Options(ClientOptions, MikaOptions):
 
     def check(self) -> None:
         """See :meth:`Options.check`."""
-        from twisted.internet import reactor
-
+        reactor = program_reactor()
         self.server = client_endpoint(reactor, "server", self.required("server"))
         self.front = FrontDoors.from_options(reactor, self)
         if self.front.udp_forwards and self.profile() is Profile.GO:
@@ -54,8 +54,7 @@ class Options(ClientOptions, MikaOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    if reactor is None:
-        from twisted.internet import reactor
+    reactor = program_reactor(reactor)
     raise_file_limit()
     warn_of_profile(options.derived.profile)
     counters = Counters()

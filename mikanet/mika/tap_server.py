@@ -12,6 +12,7 @@ from mikanet.mika.options import MikaOptions, warn_of_profile
 from mikanet.mika.service import MikaServerSettings, make_server
 from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ServerOptions, own_ports, server_endpoint
+from mikanet.service.program import program_reactor
 
 
 class Options(ServerOptions, MikaOptions):
@@ -30,8 +31,7 @@ class Options(ServerOptions, MikaOptions):
 
     def check(self) -> None:
         """See :meth:`Options.check`."""
-        from twisted.internet import reactor
-
+        reactor = program_reactor()
         listen = self.required("listen")
         endpoint = server_endpoint(reactor, "listen", listen)
         limits = self.limits()
@@ -55,8 +55,7 @@ class Options(ServerOptions, MikaOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    if reactor is None:
-        from twisted.internet import reactor
+    reactor = program_reactor(reactor)
     raise_file_limit()
     warn_of_profile(options.settings.keys.profile)
     try:

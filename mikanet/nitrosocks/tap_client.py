@@ -16,6 +16,7 @@ from mikanet.nitrosocks.service import make_client_service
 from mikanet.service.doors import FrontDoors
 from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ClientOptions, client_endpoint
+from mikanet.service.program import program_reactor
 
 
 class Options(ClientOptions):
@@ -49,8 +50,7 @@ class Options(ClientOptions):
 
     def check(self) -> None:
         """See :meth:`Options.check`."""
-        from twisted.internet import reactor
-
+        reactor = program_reactor()
         if not self.server_texts:
             raise ConfigError("--server is missing")
         self.servers = [Server(text, client_endpoint(reactor, "server", text)) for text in self.server_texts]
@@ -70,7 +70,6 @@ class Options(ClientOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    if reactor is None:
-        from twisted.internet import reactor
+    reactor = program_reactor(reactor)
     raise_file_limit()
     return make_client_service(reactor, options.servers, options.config, options.front, options.counters)

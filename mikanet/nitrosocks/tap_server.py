@@ -16,6 +16,7 @@ from mikanet.nitrosocks.tls_options import ServerTls
 from mikanet.relay import MemoryBudget
 from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ServerOptions, own_ports, server_endpoint
+from mikanet.service.program import program_reactor
 from mikanet.service.secret_files import read_private_file
 
 
@@ -56,8 +57,7 @@ class Options(ServerOptions):
 
     def check(self) -> None:
         """See :meth:`Options.check`."""
-        from twisted.internet import reactor
-
+        reactor = program_reactor()
         listen = self.required("listen")
         endpoint = server_endpoint(reactor, "listen", listen)
         certificate = self.required("certificate")
@@ -95,7 +95,6 @@ class Options(ServerOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    if reactor is None:
-        from twisted.internet import reactor
+    reactor = program_reactor(reactor)
     raise_file_limit()
     return make_server(reactor, options.settings)

@@ -20,6 +20,7 @@ from mikanet.paqet.tap_common import CONFIG_OPTIONS, wants_firewall
 from mikanet.service.doors import FrontDoors
 from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ClientOptions
+from mikanet.service.program import program_reactor
 from mikanet.service.secret_files import read_credentials
 
 
@@ -40,8 +41,7 @@ class Options(ClientOptions):
 
     def check(self) -> None:
         """See :meth:`Options.check`."""
-        from twisted.internet import reactor
-
+        reactor = program_reactor()
         self.setup = load_setup(self.required("config"), bool(self["insecure-ok"]))
         if self.setup.config.is_server:
             raise ConfigError(f"{self.setup.path} has the role of a server: start it with paqet-server")
@@ -86,7 +86,6 @@ def _listen(reactor: Any, where: Address) -> IStreamServerEndpoint:
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    if reactor is None:
-        from twisted.internet import reactor
+    reactor = program_reactor(reactor)
     raise_file_limit()
     return PaqetClient(reactor, options.setup, options.front, options.firewall, bool(options["verbose"]))

@@ -14,6 +14,7 @@ from mikanet.paqet.service import PaqetServer, PaqetServerSettings
 from mikanet.paqet.tap_common import CONFIG_OPTIONS, wants_firewall
 from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ServerOptions
+from mikanet.service.program import program_reactor
 
 
 class Options(ServerOptions):
@@ -70,7 +71,6 @@ class Options(ServerOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    if reactor is None:
-        from twisted.internet import reactor
+    reactor = program_reactor(reactor)
     raise_file_limit()
     return PaqetServer(reactor, options.settings)

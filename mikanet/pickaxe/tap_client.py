@@ -21,6 +21,7 @@ from mikanet.pickaxe.tunnel import Names, PickaxeTunnel
 from mikanet.service.doors import FrontDoors
 from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ClientOptions
+from mikanet.service.program import program_reactor
 from mikanet.service.secret_files import read_secret
 
 
@@ -68,8 +69,7 @@ class Options(ClientOptions, PickaxeOptions):
 
     def check(self) -> None:
         """See :meth:`Options.check`."""
-        from twisted.internet import reactor
-
+        reactor = program_reactor()
         counters = Counters()
         try:
             user = normal_user(self.required("user"))
@@ -101,8 +101,7 @@ class Options(ClientOptions, PickaxeOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    if reactor is None:
-        from twisted.internet import reactor
+    reactor = program_reactor(reactor)
     raise_file_limit()
     client = PickaxeClient(reactor, options.config, options.carriers)
     tunnel = PickaxeTunnel(client, options.names)

@@ -22,6 +22,7 @@ from mikanet.pickaxe.users import parse_users
 from mikanet.relay import MemoryBudget
 from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ServerOptions, own_ports
+from mikanet.service.program import program_reactor
 from mikanet.service.secret_files import read_private_file
 
 
@@ -61,8 +62,7 @@ class Options(ServerOptions, PickaxeOptions):
 
     def check(self) -> None:
         """See :meth:`Options.check`."""
-        from twisted.internet import reactor
-
+        reactor = program_reactor()
         counters = Counters()
         kdf = self.kdf()
         file = self.required("users")
@@ -106,7 +106,6 @@ class Options(ServerOptions, PickaxeOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    if reactor is None:
-        from twisted.internet import reactor
+    reactor = program_reactor(reactor)
     raise_file_limit()
     return make_server(reactor, options.settings)

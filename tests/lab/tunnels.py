@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 from mikanet.cli import keygen
 from mikanet.pickaxe.keys import Kdf, Secret
 from mikanet.pickaxe.users import format_user
-from tests.support.processes import TwistdProcess, cpu, fds, free_port, rss
+from tests.support.processes import TwistdProcess, cpu, fds, free_port, rss, wait_listening
 
 #: What no log of a tunnel may ever hold.
 _UNHANDLED = re.compile(r"Unhandled|Traceback \(most recent call last\)|UnhandledInDeferred|exceptions must|ERROR")
@@ -342,6 +342,60 @@ class PickaxeTunnel(Tunnel):
             "--max-connections=30000",
             "--drain-time=1",
         ]
+
+
+class PaqetTunnel(Tunnel):
+    """paqet over UDP, with the settings of its examples.
+
+    The laboratory's server may reach loopback.
+    """
+
+    def prepare(self) -> None:
+        """Both configuration files with a fresh key."""
+        key = secrets.token_urlsafe(32)
+        self.files = {}
+        for role, where, port in (
+            ("server", "listen", self.server_port),
+            ("client", "server", self.through or self.server_port),
+        ):
+            self.files[role] = file = self.folder / f"{role}.yaml"
+            file.touch(0o600)
+            file.write_text(
+                f'role: "{role}"\n{where}: {{addr: "127.0.0.1:{port}"}}\n'
+                f'transport:\n  protocol: kcp\n  kcp:\n    key: "{key}"\n    block: aes-128-gcm\n'
+                "mikanet:\n  carrier: udp\n"
+            )
+
+    def server_args(self) -> list[str]:
+        """paqet-server on loopback."""
+        return [
+            "paqet-server",
+            f"--config={self.files['server']}",
+            f"--state-dir={self.folder / 'server'}",
+            "--allow-egress=127.0.0.0/8",
+            "--drain-time=1",
+        ]
+
+    def client_args(self) -> list[str]:
+        """paqet-client with a SOCKS and an HTTP door on loopback."""
+        return [
+            "paqet-client",
+            f"--config={self.files['client']}",
+            f"--socks=tcp:{self.socks_port}:interface=127.0.0.1:backlog=4096",
+            f"--http=tcp:{self.http_port}:interface=127.0.0.1",
+            f"--state-dir={self.folder / 'client'}",
+            "--max-connections=30000",
+            "--drain-time=1",
+        ]
+
+    def start_server(self, env: dict[str, str] | None = None, before: str = "") -> TwistdProcess:
+        """Start the server and wait until it listens."""
+        (self.folder / "server").mkdir(exist_ok=True)
+        self.server = TwistdProcess(
+            [*self.server_args(), *self.server_options], cwd=self.folder / "server", env=env, before=before
+        )
+        wait_listening(self.server_port, udp=True, process=self.server)
+        return self.server
 
 
 def write_certificate(pem: Path, public: Path, name: str) -> None:
