@@ -32,6 +32,7 @@ setup(
         "zope.interface>=7.1",
         "treq>=24.9.1",
         "h11>=0.14",
+        "idna>=3.7",
         "PyYAML>=6.0.1",
         "pyroute2>=0.7.12",
     ],

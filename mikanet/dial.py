@@ -1,4 +1,4 @@
-"""Outgoing TCP connections: straight to an address, or to a name with happy eyeballs.
+"""Outgoing TCP connections: straight to an address, or to the first of several that answers.
 
 Each connection that a proxy takes in is one that it opens, so opening has to be lean: one deadline queue for all
 attempts instead of a timer for each, and nothing around the protocol once it is connected.
@@ -9,27 +9,31 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections import deque
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, cast
 
 from twisted.internet import error, tcp
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.interfaces import (
-    IProtocol,
-    IProtocolFactory,
-    IStreamClientEndpoint,
-    IWriteDescriptor,
-)
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IWriteDescriptor
 from twisted.internet.posixbase import PosixReactorBase
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mikanet.address import Address
+from mikanet.address import IPAddress
 from mikanet.guard.deadlines import Deadlines
 
 #: How long a connection attempt may take, in seconds (our choice; the original programs wait 8 s to for ever).
 CONNECT_TIMEOUT = 15.0
+
+#: When several addresses are tried: how long one attempt is alone before the next begins, in seconds (RFC 8305, section 5).
+ATTEMPT_DELAY = 0.25
+
+#: Most addresses of one name that are tried: a name is not to make a server knock at hundreds of doors.
+MAX_ATTEMPTS = 8
 
 
 class Dialer:
@@ -163,21 +167,83 @@ def _explain(number: int) -> BaseException:
     return found
 
 
-@implementer(IStreamClientEndpoint)
-class TcpEndpoint:
-    """TCP to an address; to all addresses of a name in the way of happy eyeballs (RFC 8305).
+class _Race:
+    """Attempts at several addresses, each some time after the one before or when that has failed; the first wins."""
 
-    :param timeout: seconds that each attempt may take.
-    """
+    __slots__ = ("_addresses", "_attempts", "_done", "_factory", "_first_problem", "_key", "_over", "_port", "_race")
 
-    def __init__(self, reactor: Any, address: Address, timeout: float = CONNECT_TIMEOUT) -> None:
-        self._dialer = Dialer(reactor, timeout)
-        self._address = address
+    def __init__(self, race: Racing, addresses: Sequence[IPAddress], port: int, factory: IProtocolFactory) -> None:
+        self._race = race
+        self._addresses = deque(addresses)
+        self._port = port
+        self._factory = factory
+        self._attempts: set[Deferred[IProtocol]] = set()
+        self._first_problem: Failure | None = None
+        self._key = -1
+        self._over = False
+        self._done: Deferred[IProtocol] = Deferred(lambda _: self._stop())
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect."""
-        host, port = self._address.host, self._address.port
-        if self._address.ip is not None:
-            return self._dialer.connect(host, port, protocolFactory)
-        reactor, timeout = self._dialer.reactor, self._dialer.timeout
-        return HostnameEndpoint(reactor, host, port, timeout=timeout).connect(protocolFactory)
+    def start(self) -> Deferred[IProtocol]:
+        """Begin with the first address."""
+        self._next()
+        return self._done
+
+    def _next(self) -> None:
+        self._race.delays.cancel(self._key)
+        address = self._addresses.popleft()
+        if self._addresses:
+            self._key = self._race.delays.start(self._next)
+        attempt = self._race.dialer.connect(str(address), self._port, self._factory)
+        self._attempts.add(attempt)
+        attempt.addCallbacks(self._connected, self._failed, callbackArgs=(attempt,), errbackArgs=(attempt,))
+
+    def _connected(self, protocol: IProtocol, attempt: Deferred[IProtocol]) -> None:
+        self._attempts.discard(attempt)
+        self._stop()
+        self._done.callback(protocol)
+
+    def _failed(self, failure: Failure, attempt: Deferred[IProtocol]) -> None:
+        self._attempts.discard(attempt)
+        if self._over:
+            return
+        # "No route" of the family that this network does not have says less than what the other one met.
+        if self._first_problem is None or self._first_problem.check(error.NoRouteError):
+            self._first_problem = failure
+        if self._addresses:
+            self._next()
+        elif not self._attempts:
+            self._done.errback(self._first_problem)
+
+    def _stop(self) -> None:
+        self._over = True
+        self._addresses.clear()
+        self._race.delays.cancel(self._key)
+        attempts, self._attempts = self._attempts, set()
+        for attempt in attempts:
+            attempt.addErrback(lambda _: None)
+            attempt.cancel()
+
+
+class Racing:
+    """Opens a connection to whichever of several addresses answers first (happy eyeballs, RFC 8305 section 5)."""
+
+    def __init__(self, dialer: Dialer) -> None:
+        self.dialer = dialer
+        self.delays = Deadlines(dialer.reactor, ATTEMPT_DELAY)
+
+    def connect(self, addresses: Sequence[IPAddress], port: int, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect to one of ``addresses``, in turns of the two families; at most :data:`MAX_ATTEMPTS` are tried.
+
+        The Deferred fails with one of Twisted's connection errors. Cancelling ends all attempts.
+        """
+        if len(addresses) == 1:
+            return self.dialer.connect(str(addresses[0]), port, factory)
+        return _Race(self, interleave(addresses)[:MAX_ATTEMPTS], port, factory).start()
+
+
+def interleave(addresses: Sequence[IPAddress]) -> list[IPAddress]:
+    """The addresses in turns of the two families, beginning with that of the first one."""
+    first = [ip for ip in addresses if ip.version == addresses[0].version]
+    others = [ip for ip in addresses if ip.version != addresses[0].version]
+    pairs = zip_longest(first, others)
+    return [ip for pair in pairs for ip in pair if ip is not None]

@@ -10,29 +10,17 @@ import functools
 import ipaddress
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import DNSLookupError
-from twisted.internet.interfaces import (
-    IAddress,
-    IHostnameResolver,
-    IHostResolution,
-    IProtocol,
-    IProtocolFactory,
-    IReactorPluggableNameResolver,
-    IResolutionReceiver,
-)
-from twisted.python.failure import Failure
-from zope.interface import implementer
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
-from mikanet.address import Address, IPAddress, parse_ip, parse_port
-from mikanet.dial import CONNECT_TIMEOUT, Dialer
+from mikanet.address import Address, IPAddress, parse_port
+from mikanet.dial import CONNECT_TIMEOUT, Dialer, Racing
 from mikanet.errors import ConfigError, DestinationError, Reason
+from mikanet.net.resolve import resolver_of
 
 #: Special-purpose networks (RFC 6890 and its registries) that some versions of Python take for public.
 _SPECIAL = tuple(
@@ -162,129 +150,37 @@ class Egress:
     """
 
     def __init__(self, reactor: Any, policy: EgressPolicy, timeout: float = CONNECT_TIMEOUT) -> None:
-        self._reactor = reactor
         self.policy = policy
-        self._timeout = timeout
+        self._names = resolver_of(reactor)
         self._dialer = Dialer(reactor, timeout)
+        self._racing = Racing(self._dialer)
 
-    def connect(self, destination: Address, factory: IProtocolFactory) -> Deferred[IProtocol]:
+    def connect(self, destination: Address, factory: IProtocolFactory, user: Hashable = None) -> Deferred[IProtocol]:
         """Connect to ``destination``: happy eyeballs over its permitted addresses.
 
         The Deferred fails with :class:`DestinationError` (reason ``POLICY`` when every address is refused) or with one
-        of Twisted's connection errors.
-        """
-        ip = destination.ip
-        if ip is not None:
-            if not self.policy.permits(ip, destination.port):
-                return fail(DestinationError(Reason.POLICY))
-            return self._dialer.connect(str(ip), destination.port, factory)
-        guard = _GuardedReactor(self._reactor, self.policy)
-        endpoint = HostnameEndpoint(guard, destination.host, destination.port, timeout=self._timeout)
-        return endpoint.connect(factory).addErrback(guard.explain)
+        of Twisted's connection errors. Cancelling it takes its look-up along.
 
-    def resolve(self, destination: Address) -> Deferred[IPAddress]:
-        """The first permitted address of ``destination``, for datagrams.
+        :param user: who wants it, so that one user's look-ups do not hold up those of others.
+        """
+        ip, port = destination.ip, destination.port
+        if ip is not None:
+            if not self.policy.permits(ip, port):
+                return fail(DestinationError(Reason.POLICY))
+            return self._dialer.connect(str(ip), port, factory)
+        finding = self._names.resolve(destination.host, user).addCallback(self._permitted, port)
+        return finding.addCallback(lambda addresses: self._racing.connect(addresses, port, factory))
+
+    def find(self, destination: Address, user: Hashable = None) -> Deferred[list[IPAddress]]:
+        """The permitted addresses of ``destination``, at least one, for datagrams.
 
         The Deferred fails with :class:`DestinationError`.
         """
-        ip = destination.ip
-        if ip is not None:
-            return succeed(ip) if self.policy.permits(ip, destination.port) else fail(DestinationError(Reason.POLICY))
-        try:
-            destination.host.encode("idna")
-        except UnicodeError:
-            # The look-up would raise in its thread, and never end.
-            return fail(DestinationError(Reason.HOST_UNREACHABLE, "not a host name"))
-        guard = _GuardedReactor(self._reactor, self.policy)
-        collector = _Collector()
-        guard.nameResolver.resolveHostName(collector, destination.host, destination.port)
+        # An IP address is its own answer there.
+        return self._names.resolve(destination.host, user).addCallback(self._permitted, destination.port)
 
-        def pick(addresses: list[IAddress]) -> IPAddress:
-            for address in addresses:
-                found = parse_ip(address.host) if isinstance(address, IPv4Address | IPv6Address) else None
-                if found is not None:
-                    return found
-            raise DestinationError(Reason.POLICY if guard.refused else Reason.HOST_UNREACHABLE)
-
-        return collector.done.addCallback(pick)
-
-
-@implementer(IResolutionReceiver)
-class _Collector:
-    """Gathers a whole resolution."""
-
-    def __init__(self) -> None:
-        self._found: list[IAddress] = []
-        self.done: Deferred[list[IAddress]] = Deferred()
-
-    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        pass
-
-    def addressResolved(self, address: IAddress) -> None:
-        self._found.append(address)
-
-    def resolutionComplete(self) -> None:
-        self.done.callback(self._found)
-
-
-@implementer(IResolutionReceiver)
-class _PermittedOnly:
-    """Hands on only the addresses that the policy permits."""
-
-    def __init__(self, receiver: IResolutionReceiver, guard: _GuardedReactor, port: int) -> None:
-        self._receiver = receiver
-        self._guard = guard
-        self._port = port
-
-    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        self._receiver.resolutionBegan(resolutionInProgress)
-
-    def addressResolved(self, address: IAddress) -> None:
-        ip = parse_ip(address.host) if isinstance(address, IPv4Address | IPv6Address) else None
-        if ip is not None and self._guard.policy.permits(ip, self._port):
-            self._receiver.addressResolved(address)
-        else:
-            self._guard.refused = True
-
-    def resolutionComplete(self) -> None:
-        self._receiver.resolutionComplete()
-
-
-@implementer(IReactorPluggableNameResolver, IHostnameResolver)
-class _GuardedReactor:
-    """A reactor, to HostnameEndpoint, whose name resolver shows permitted addresses only.
-
-    :ivar refused: whether the policy held an address back.
-    """
-
-    def __init__(self, reactor: Any, policy: EgressPolicy) -> None:
-        self._reactor = reactor
-        self.policy = policy
-        self.refused = False
-        self.nameResolver = self
-        self.connectTCP = reactor.connectTCP
-        self.callLater = reactor.callLater
-        self.seconds = reactor.seconds
-
-    def installNameResolver(self, resolver: IHostnameResolver) -> IHostnameResolver:
-        raise NotImplementedError("the guard belongs to one connection")
-
-    def resolveHostName(
-        self,
-        resolutionReceiver: IResolutionReceiver,
-        hostName: str,
-        portNumber: int = 0,
-        addressTypes: Sequence[type[IAddress]] | None = None,
-        transportSemantics: str = "TCP",
-    ) -> IHostResolution:
-        resolver = cast(IHostnameResolver, self._reactor.nameResolver)
-        receiver = _PermittedOnly(resolutionReceiver, self, portNumber)
-        return resolver.resolveHostName(receiver, hostName, portNumber, addressTypes, transportSemantics)
-
-    def explain(self, failure: Failure) -> Failure:
-        """Name the cause when no permitted address was left, or the name cannot be one."""
-        if self.refused and failure.check(DNSLookupError):
-            return Failure(DestinationError(Reason.POLICY))
-        if failure.check(ValueError):
-            return Failure(DestinationError(Reason.HOST_UNREACHABLE, "not a host name"))
-        return failure
+    def _permitted(self, addresses: Sequence[IPAddress], port: int) -> list[IPAddress]:
+        permitted = [ip for ip in addresses if self.policy.permits(ip, port)]
+        if not permitted:
+            raise DestinationError(Reason.POLICY)
+        return permitted

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
@@ -64,3 +66,51 @@ class OpenFlowTests(TestCase):
         """An address that is not this machine's cannot be listened on."""
         with self.assertRaises(CannotListenError):
             open_flow(global_reactor, Echo(), "203.0.113.7")
+
+
+class _Connected(DatagramProtocol):
+    """Counts refusals and notes what comes."""
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.refusals = 0
+        self.first: Deferred[bytes] = Deferred()
+
+    def connectionRefused(self) -> None:
+        """An ICMP message."""
+        self.refusals += 1
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        """Tell of the first."""
+        if not self.first.called:
+            self.first.callback(datagram)
+
+
+class RefusalTests(TestCase):
+    """A connected socket whose peer is not there for a while."""
+
+    timeout = 20
+
+    @inlineCallbacks
+    def test_it_survives_icmp(self) -> Any:
+        """Ports unreachable again and again, with nothing to read beside, end nothing: the peer that comes up is heard."""
+        mine = _Connected()
+        port = open_flow(global_reactor, mine, "127.0.0.1")
+        self.addCleanup(port.stopListening)
+        peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(peer.close)
+        peer.bind(("127.0.0.1", 0))
+        where = peer.getsockname()
+        peer.close()
+        port.connect(*where)
+        for number in range(1, 4):
+            port.write(b"anybody?")
+            while mine.refusals < number:
+                yield deferLater(global_reactor, 0.01)
+        peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(peer.close)
+        peer.bind(where)
+        peer.sendto(b"here", ("127.0.0.1", port.getHost().port))
+        heard = yield mine.first
+        self.assertEqual(heard, b"here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet import reactor as global_reactor
@@ -12,15 +13,18 @@ from twisted.internet.error import (
     ConnectingCancelledError,
     ConnectionRefusedError,
     NoProtocol,
+    NoRouteError,
     TimeoutError,
 )
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from mikanet.address import Address
-from mikanet.dial import Dialer, TcpEndpoint
+from mikanet.dial import Dialer, Racing, interleave
+from mikanet.net.endpoint import TcpEndpoint
 from mikanet.prompt import is_plain
 
 FACTORY = Factory.forProtocol(Protocol)
@@ -174,3 +178,80 @@ class EndpointTests(SynchronousTestCase):
             TcpEndpoint(reactor, Address(host, 80), 7).connect(FACTORY)
             self.assertEqual(reactor.tcpClients[0][:2], (host, 80))
             self.assertEqual(reactor.tcpClients[0][3], 7)
+
+
+class RaceTests(SynchronousTestCase):
+    """Several addresses, on a reactor without sockets (RFC 8305)."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.racing = Racing(Dialer(self.reactor, 15))
+
+    def connect(self, *texts: str) -> Deferred[Any]:
+        """Begin."""
+        return self.racing.connect([ip_address(text) for text in texts], 80, FACTORY)
+
+    def hosts(self) -> list[str]:
+        """What was tried."""
+        return [client[0] for client in self.reactor.tcpClients]
+
+    def attempt_fails(self, number: int, problem: Exception) -> None:
+        """An attempt fails."""
+        self.reactor.tcpClients[number][2].clientConnectionFailed(self.reactor.connectors[number], Failure(problem))
+
+    def succeed(self, number: int) -> Any:
+        """An attempt succeeds."""
+        protocol = self.reactor.tcpClients[number][2].buildProtocol(None)
+        protocol.makeConnection(StringTransport())
+        return protocol
+
+    def test_families_take_turns(self) -> None:
+        """One attempt a quarter of a second, the families in turns, eight at the most."""
+        four = [f"192.0.2.{number}" for number in range(1, 10)]
+        connecting = self.connect(*four[:3], "2001:db8::1", *four[3:])
+        self.assertEqual(self.hosts(), ["192.0.2.1"])
+        self.reactor.advance(0.24)
+        self.assertEqual(len(self.hosts()), 1)
+        for _ in range(20):
+            self.reactor.advance(0.25)
+        self.assertEqual(self.hosts(), ["192.0.2.1", "2001:db8::1", *four[1:7]])
+        self.assertNoResult(connecting)
+        for number in range(7):
+            self.attempt_fails(number, ConnectionRefusedError())
+            self.assertNoResult(connecting)
+        self.attempt_fails(7, ConnectionRefusedError())
+        self.failureResultOf(connecting, ConnectionRefusedError)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_first_wins(self) -> None:
+        """The others are given up, and so is the wait for the next."""
+        connecting = self.connect("192.0.2.1", "192.0.2.2", "192.0.2.3")
+        self.reactor.advance(0.26)
+        self.succeed(1)
+        self.assertIsNotNone(self.successResultOf(connecting))
+        self.assertEqual([each.stoppedConnecting for each in self.reactor.connectors], [True, False])
+        self.reactor.advance(10)
+        self.assertEqual(len(self.hosts()), 2)
+
+    def test_a_failure_brings_the_next_at_once(self) -> None:
+        """Without a wait; what is reported is what the network said, not that one family is missing."""
+        connecting = self.connect("2001:db8::1", "192.0.2.2")
+        self.attempt_fails(0, NoRouteError())
+        self.assertEqual(len(self.hosts()), 2)
+        self.attempt_fails(1, ConnectionRefusedError())
+        self.failureResultOf(connecting, ConnectionRefusedError)
+
+    def test_cancelled(self) -> None:
+        """All attempts end."""
+        connecting = self.connect("192.0.2.1", "192.0.2.2")
+        self.reactor.advance(0.3)
+        connecting.cancel()
+        self.failureResultOf(connecting)
+        self.assertEqual([each.stoppedConnecting for each in self.reactor.connectors], [True, True])
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_interleave(self) -> None:
+        """The family of the first address begins."""
+        addresses = [ip_address(text) for text in ("192.0.2.1", "192.0.2.2", "2001:db8::1")]
+        self.assertEqual([ip.version for ip in interleave(addresses)], [4, 6, 4])
+        self.assertEqual(interleave(addresses[:1]), addresses[:1])

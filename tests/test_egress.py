@@ -269,15 +269,15 @@ class EgressTests(SynchronousTestCase):
         self.failureResultOf(connecting, TwistedRefused)
 
     def test_resolve(self) -> None:
-        """For datagrams the first permitted address is given."""
+        """For datagrams the permitted addresses are given."""
         reactor = Resolving(["127.0.0.1", "9.9.9.9"], ["127.0.0.1"], [])
         egress = Egress(reactor, EgressPolicy())
-        self.assertEqual(str(self.successResultOf(egress.resolve(Address("a.example", 53)))), "9.9.9.9")
+        self.assertEqual([str(ip) for ip in self.successResultOf(egress.find(Address("a.example", 53)))], ["9.9.9.9"])
         for reason in (Reason.POLICY, Reason.HOST_UNREACHABLE):
-            failure = self.failureResultOf(egress.resolve(Address("b.example", 53)), DestinationError)
+            failure = self.failureResultOf(egress.find(Address("b.example", 53)), DestinationError)
             self.assertEqual(failure.value.reason, reason)
-        self.assertEqual(str(self.successResultOf(egress.resolve(Address("1.1.1.1", 53)))), "1.1.1.1")
-        self.failureResultOf(egress.resolve(Address("127.0.0.1", 53)), DestinationError)
+        self.assertEqual([str(ip) for ip in self.successResultOf(egress.find(Address("1.1.1.1", 53)))], ["1.1.1.1"])
+        self.failureResultOf(egress.find(Address("127.0.0.1", 53)), DestinationError)
 
     def test_random_rules_agree_with_a_plain_search(self) -> None:
         """The policy agrees with the rules read one by one."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any, cast
 
 from twisted.internet import error, reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import DatagramProtocol
 from twisted.trial.unittest import TestCase
 
@@ -117,3 +118,59 @@ def _turn() -> Deferred[None]:
     done: Deferred[None] = Deferred()
     cast(Any, reactor).callLater(0.01, done.callback, None)
     return done
+
+
+class _Names:
+    """Stands for an egress that finds these addresses."""
+
+    def __init__(self, *texts: str) -> None:
+        self._found = [ip_address(text) for text in texts]
+        self.waiting: Deferred[Any] | None = None
+
+    def find(self, destination: Address, user: object = None) -> Deferred[Any]:
+        """All of them; without any, no answer."""
+        if not self._found:
+            self.waiting = Deferred()
+            return self.waiting
+        return succeed(list(self._found))
+
+
+class AddressTests(TestCase):
+    """Names with several addresses, on loopback."""
+
+    def target(self, names: _Names, failed: list[str] | None = None) -> tuple[UdpTarget, list[bytes]]:
+        """A target and what it delivers."""
+        got: list[bytes] = []
+        ended = failed if failed is not None else []
+        target = UdpTarget(reactor, cast(Any, names), got.append, lambda: ended.append("failed"))
+        self.addCleanup(target.close)
+        return target, got
+
+    async def test_next_address(self) -> None:
+        """An address to which there is no way, and one where nobody listens, lose nothing: the next one gets it."""
+        collector = _Collector()
+        port = cast(Any, reactor).listenUDP(0, collector, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        target, _ = self.target(_Names("255.255.255.255", "127.0.0.66", "127.0.0.1"))
+        target.open(Address("several.example", port.getHost().port))
+        target.send(b"hello")
+        self.assertEqual(await collector.first, b"hello")
+
+    async def test_no_address_is_left(self) -> None:
+        """If there is a way to none of them the flow fails, once."""
+        failed: list[str] = []
+        target, _ = self.target(_Names("255.255.255.255"), failed)
+        target.open(Address("one.example", 9))
+        target.send(b"hello")
+        self.assertEqual(failed, ["failed"])
+
+    async def test_closed_while_looking(self) -> None:
+        """The look-up ends with the flow, and nothing is opened any more."""
+        failed: list[str] = []
+        names = _Names()
+        target, _ = self.target(names, failed)
+        target.open(Address("slow.example", 9))
+        target.close()
+        assert names.waiting is not None
+        self.assertTrue(names.waiting.called)
+        self.assertEqual(failed, [])

@@ -34,11 +34,12 @@ from mikanet.carriers.polled_server import PolledLink
 from mikanet.carriers.polled_wire import CLOSED
 from mikanet.carriers.strangers import Strangers
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
-from mikanet.dial import TcpEndpoint
 from mikanet.errors import ConfigError, DestinationError, LocalProtocolError, Reason, RemoteProtocolError
 from mikanet.guard.admission import AdmissionLimits
 from mikanet.interfaces import ICarrier, IClientCarrier, IServerCarrier
 from mikanet.kcp.udp import UdpPackets
+from mikanet.net.endpoint import TcpEndpoint
+from mikanet.net.resolve import resolve_first
 from mikanet.wire import dns
 
 #: Seconds for a whole handshake, and those after which a path without any answer is tried over TCP.
@@ -130,16 +131,9 @@ class _Opening:
     def start(self) -> Deferred[ICarrier]:
         """Begin."""
         self._ends_at = self._reactor.seconds() + OPEN_TIME
-        self._connecting = maybeDeferred(self._resolve)
+        self._connecting = resolve_first(self._reactor, self._client.host)
         self._connecting.addCallbacks(self._resolved, self._failed)
         return self._done
-
-    def _resolve(self) -> Any:
-        try:
-            ip_address(self._client.host)
-        except ValueError:
-            return self._reactor.resolve(self._client.host)
-        return succeed(self._client.host)
 
     def _resolved(self, address: str) -> None:
         self._connecting = None

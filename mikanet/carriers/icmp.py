@@ -12,7 +12,6 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from functools import partial
-from ipaddress import ip_address
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -31,6 +30,7 @@ from mikanet.carriers.urls import CarrierContext, CarrierUrl
 from mikanet.errors import ConfigError, DestinationError, Reason, RemoteProtocolError
 from mikanet.guard.admission import AdmissionLimits, address_group
 from mikanet.interfaces import ICarrier, IClientCarrier, IServerCarrier
+from mikanet.net.resolve import resolve_first
 from mikanet.wire import icmp
 
 #: Seconds for a whole handshake.
@@ -215,17 +215,10 @@ class _Opening:
 
     def start(self) -> Deferred[ICarrier]:
         """Begin."""
-        self._resolving = resolving = maybeDeferred(self._resolve)
+        self._resolving = resolving = resolve_first(self._reactor, self._client.host)
         resolving.addCallback(self._resolved)
         resolving.addErrback(self._failed)
         return self._done
-
-    def _resolve(self) -> Any:
-        try:
-            ip_address(self._client.host)
-        except ValueError:
-            return self._reactor.resolve(self._client.host)
-        return succeed(self._client.host)
 
     def _resolved(self, address: str) -> None:
         self._resolving = None

@@ -10,11 +10,11 @@ from mikanet.address import Address, parse_address
 from mikanet.carriers.base import OPEN_TIMEOUT
 from mikanet.carriers.tcp import DEFAULT_PORT, StreamClientCarrier
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
-from mikanet.dial import TcpEndpoint
 from mikanet.errors import ConfigError, LocalProtocolError
 from mikanet.filters.connect_client import ConnectClientEndpoint
 from mikanet.filters.socks_client import Socks5ClientEndpoint
 from mikanet.interfaces import IClientCarrier
+from mikanet.net.endpoint import TcpEndpoint
 
 #: The ports of proxies that are named without one.
 PROXY_PORTS = {"socks5": 1080, "connect": 3128}

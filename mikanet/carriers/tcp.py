@@ -29,11 +29,11 @@ from mikanet import prompt
 from mikanet.address import Address
 from mikanet.carriers.base import OPEN_TIMEOUT, BaseCarrier
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
-from mikanet.dial import TcpEndpoint
 from mikanet.errors import ConfigError, RemoteProtocolError
 from mikanet.filters.packetizer import LENGTH, PacketReader, frame_pieces
 from mikanet.guard.server import Guard, GuardedFactory
 from mikanet.interfaces import ICarrier, IClientCarrier, IServerCarrier
+from mikanet.net.endpoint import TcpEndpoint
 
 #: Where Pickaxe's packets are taken over TCP if nothing else is said; the port of the author's draft.
 DEFAULT_PORT = 8865

@@ -30,10 +30,10 @@ from mikanet.carriers.http_batches import PacketQueue, split
 from mikanet.carriers.http_client import WebPlace, opening
 from mikanet.carriers.http_exchange import MAX_BODY, MAX_STRANGER_BODY
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
-from mikanet.dial import TcpEndpoint
 from mikanet.errors import RemoteProtocolError
 from mikanet.filters.packetizer import frame
 from mikanet.interfaces import ICarrier, IClientCarrier
+from mikanet.net.endpoint import TcpEndpoint
 
 #: Largest batch that is sent as one message, and the largest message that is taken.
 BATCH, MAX_MESSAGE = 262_144, MAX_BODY

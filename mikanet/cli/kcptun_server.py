@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from mikanet.address import Address, parse_address
@@ -13,6 +12,7 @@ from mikanet.cli.kcptun_common import KcptunOptions, serve
 from mikanet.endpoint_strings import server_from_string
 from mikanet.errors import ConfigError
 from mikanet.kcp.endpoints import KcpServerEndpoint
+from mikanet.net.endpoint import TcpEndpoint
 from mikanet.service.program import program_reactor
 from mikanet.smux.forward import SmuxServerFactory
 
@@ -52,5 +52,5 @@ def run(options: Options, reactor: Any = None) -> int:
         endpoint = options.endpoint(reactor)
     except ConfigError as problem:
         raise SystemExit(f"{options.command}: {problem}") from None
-    target = HostnameEndpoint(reactor, options.target.host, options.target.port)
+    target = TcpEndpoint(reactor, options.target)
     return serve(reactor, lambda: endpoint.listen(SmuxServerFactory(options.smux, reactor, target)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mikanet.address import Address, parse_port
-from mikanet.dial import TcpEndpoint
 from mikanet.errors import ConfigError
+from mikanet.net.endpoint import TcpEndpoint
 
 
 def parse_client(reactor: Any, host: str, port: str, timeout: str = "30") -> TcpEndpoint:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from dataclasses import replace
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import (
-    IAddress,
-    IHostResolution,
     IListeningPort,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
-    IResolutionReceiver,
     IStreamClientEndpoint,
     IStreamServerEndpoint,
 )
@@ -28,6 +23,7 @@ from mikanet.kcp.client import KcpClientSession
 from mikanet.kcp.link import LinkSettings, RandomBytes, shared_sealer
 from mikanet.kcp.sessions import KcpSessions
 from mikanet.kcp.udp import UdpPackets, UdpPeer
+from mikanet.net.resolve import resolve_first
 
 
 @implementer(IStreamClientEndpoint)
@@ -46,7 +42,7 @@ class KcpClientEndpoint:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Fires with the protocol once the name is resolved and the socket is open."""
-        return resolve(self._reactor, self._host).addCallback(lambda host: self._open(host, protocolFactory))
+        return resolve_first(self._reactor, self._host).addCallback(lambda host: self._open(host, protocolFactory))
 
     def _open(self, host: str, factory: IProtocolFactory) -> IProtocol:
         peer: UdpPeer = (host, self._port)
@@ -121,33 +117,3 @@ class _ServerPort(UdpPackets):
 
 def _stop(port: UdpPackets) -> None:
     port.stopListening()  # type: ignore[no-untyped-call]  # untyped in Twisted
-
-
-def resolve(reactor: Any, host: str) -> Deferred[str]:
-    """The first address of a host name, or the address itself."""
-    done: Deferred[str] = Deferred()
-    try:
-        ipaddress.ip_address(host.split("%")[0])
-    except ValueError:
-        reactor.nameResolver.resolveHostName(_FirstAddress(host, done), host, 0, transportSemantics="UDP")
-    else:
-        done.callback(host)
-    return done
-
-
-@implementer(IResolutionReceiver)
-class _FirstAddress:
-    def __init__(self, host: str, done: Deferred[str]) -> None:
-        self._host = host
-        self._done = done
-
-    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        pass
-
-    def addressResolved(self, address: IAddress) -> None:
-        if not self._done.called:
-            self._done.callback(cast(Any, address).host)
-
-    def resolutionComplete(self) -> None:
-        if not self._done.called:
-            self._done.errback(DNSLookupError(f"{self._host} has no address"))

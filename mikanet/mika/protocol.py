@@ -24,7 +24,7 @@ from mikanet.counters import Counters
 from mikanet.crypto.replay import ReplaySet
 from mikanet.egress import Egress
 from mikanet.errors import DestinationError, Reason, RemoteProtocolError, reason_of
-from mikanet.guard.admission import AdmissionLimits
+from mikanet.guard.admission import AdmissionLimits, address_group
 from mikanet.guard.deadlines import Deadlines
 from mikanet.guard.server import Guard, GuardedFactory
 from mikanet.mika.http_target import HttpTarget
@@ -130,7 +130,8 @@ class MikaServerProtocol(RelayEnd):
             return False
         if header.kind is Kind.UDP:
             assert header.destination is not None
-            self._udp = UdpTarget(factory.reactor, factory.config.egress, self._send_datagram, self.abort)
+            egress, user = factory.config.egress, address_group(self._host)
+            self._udp = UdpTarget(factory.reactor, egress, self._send_datagram, self.abort, user=user)
             cast(IConsumer, self.transport).registerProducer(self._udp, True)
             self._udp.open(header.destination)
         elif header.destination is not None:
@@ -161,7 +162,7 @@ class MikaServerProtocol(RelayEnd):
     def _dial(self, destination: Address) -> None:
         if self.factory.config.log_destinations:
             _log.info("{client} -> {destination}", client=self._host, destination=destination)
-        self._dialling = self.factory.config.egress.connect(destination, TARGETS)
+        self._dialling = self.factory.config.egress.connect(destination, TARGETS, address_group(self._host))
         self._dialling.addCallbacks(self._dialled, self._fail_target)
 
     def _dialled(self, target: IProtocol) -> None:

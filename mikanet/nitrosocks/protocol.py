@@ -143,17 +143,19 @@ class ServerSession:
     def _accept(self, stream: MuxStream, destination: Address, datagrams: bool) -> None:
         factory = self._factory
         config = factory.config
+        user = self.keys.token.name
         if config.log_destinations:
-            _log.info("{name} -> {destination}", name=self.keys.token.name, destination=destination)
+            _log.info("{name} -> {destination}", name=user, destination=destination)
         if config.budget.exhausted or factory.draining:
             self.mux.reply(stream, Reason.LIMIT)
         elif datagrams:
             factory.count("accepted.udp")
-            stream.connect(DatagramEnd(factory.reactor, config.egress, destination))
+            stream.connect(DatagramEnd(factory.reactor, config.egress, destination, user))
             self.mux.reply(stream, None)
         else:
             factory.count("accepted.tcp")
-            stream.connect(StreamEnd(self.mux, stream, destination, config.egress, config.budget, factory.count))
+            end = StreamEnd(self.mux, stream, destination, config.egress, config.budget, factory.count, user)
+            stream.connect(end)
 
 
 @implementer(IHalfCloseableProtocol)

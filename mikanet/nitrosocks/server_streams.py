@@ -33,18 +33,20 @@ class StreamEnd(RelayEnd):
         egress: Egress,
         budget: MemoryBudget,
         count: Callable[[str], None],
+        user: str,
     ) -> None:
         self._mux = mux
         self._stream = stream
         self._destination = destination
         self._egress = egress
         self._count = count
+        self._user = user
         self._dialling: Deferred[IProtocol] | None = None
         self.budget = budget
 
     def connectionMade(self) -> None:
         """Dial."""
-        self._dialling = self._egress.connect(self._destination, TARGETS)
+        self._dialling = self._egress.connect(self._destination, TARGETS, self._user)
         self._dialling.addCallbacks(self._dialled, self._failed)
 
     def _dialled(self, target: IProtocol) -> None:
@@ -75,10 +77,10 @@ class StreamEnd(RelayEnd):
 class DatagramEnd(RelayEnd):
     """A flow of datagrams."""
 
-    def __init__(self, reactor: Any, egress: Egress, destination: Address) -> None:
+    def __init__(self, reactor: Any, egress: Egress, destination: Address, user: str) -> None:
         self._reader = DatagramReader()
         self._destination = destination
-        self._target = UdpTarget(reactor, egress, self._deliver, self.abort)
+        self._target = UdpTarget(reactor, egress, self._deliver, self.abort, user=user)
 
     def connectionMade(self) -> None:
         """Open the target."""

@@ -11,8 +11,8 @@ from zope.interface import Interface, implementer
 
 from mikanet.address import Address
 from mikanet.counters import Counters
-from mikanet.kcp.endpoints import resolve
 from mikanet.kcp.udp import UdpPackets
+from mikanet.net.resolve import resolve_first
 from mikanet.rawpackets.port import RawTcpPort
 from mikanet.rawpackets.settings import RawSettings
 
@@ -65,7 +65,7 @@ class UdpClientPort:
             port.startListening()  # type: ignore[no-untyped-call]  # untyped in Twisted
             return OpenPort(port, peer, lambda: _stop(port))
 
-        return resolve(self._reactor, self._server.host).addCallback(resolved)
+        return resolve_first(self._reactor, self._server.host).addCallback(resolved)
 
     def stop(self) -> Deferred[None]:
         """As :class:`IClientPort`."""

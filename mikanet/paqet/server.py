@@ -21,6 +21,7 @@ from mikanet.address import Address
 from mikanet.counters import Counters
 from mikanet.egress import Egress
 from mikanet.errors import DestinationError, Reason, RemoteProtocolError, reason_of
+from mikanet.guard.admission import address_group
 from mikanet.guard.deadlines import Deadlines
 from mikanet.paqet.config import AUTO_DIALECTS
 from mikanet.paqet.wire import MAX_DATAGRAM, Dialect, Message, MessageReader, MessageType, dialect_of, encode
@@ -149,15 +150,16 @@ class PaqetServerStream(ServingEnd):
                 "{client} -> {kind} {to}", client=_text(self._session.client), kind=kind.name, to=str(destination)
             )
         server.connections.add(self)
+        user = address_group(getattr(self._session.client, "host", ""))
         if kind is MessageType.UDP:
             self.transport.keep_boundaries()
             self._udp = UdpTarget(
-                server.reactor, server.config.egress, self.transport.write, self._end_flow, MAX_DATAGRAM
+                server.reactor, server.config.egress, self.transport.write, self._end_flow, MAX_DATAGRAM, user
             )
             cast(IConsumer, self.transport).registerProducer(self._udp, True)
             self._udp.open(destination)
         else:
-            self._dialling = server.config.egress.connect(destination, TARGETS)
+            self._dialling = server.config.egress.connect(destination, TARGETS, user)
             self._dialling.addCallbacks(self._dialled, self._not_dialled)
 
     def _end_flow(self) -> None:

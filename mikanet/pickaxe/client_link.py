@@ -12,9 +12,9 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from mikanet.address import Address
-from mikanet.dial import TcpEndpoint
 from mikanet.errors import DestinationError, Reason, RemoteProtocolError
 from mikanet.interfaces import ICarrier
+from mikanet.net.endpoint import TcpEndpoint
 from mikanet.pickaxe import wire
 from mikanet.pickaxe.link import Link
 from mikanet.pickaxe.mux import MAX_STREAMS, StreamMux

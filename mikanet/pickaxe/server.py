@@ -284,7 +284,7 @@ class ServerLink(Link):
             return
         if self._config.log_destinations:
             _log.info("{user} -> {destination}", user=self.user, destination=str(request.target))
-        dialling = self._config.egress.connect(request.target, TARGETS)
+        dialling = self._config.egress.connect(request.target, TARGETS, self.user)
         self._dialling.add(dialling)
         dialling.addCallbacks(
             partial(self._connected, message, request.pid, dialling),

@@ -61,7 +61,7 @@ class PickaxeTunnel:
 
     def resolve(self, destination: Address) -> Deferred[IPAddress]:
         """The address of a name, as this machine sees it."""
-        return self._resolver.resolve(destination)
+        return self._resolver.find(destination).addCallback(lambda addresses: addresses[0])
 
 
 @implementer(IStreamClientEndpoint)

@@ -16,11 +16,11 @@ from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndp
 from twisted.python import usage
 
 from mikanet.address import Address, parse_address, parse_port
-from mikanet.dial import TcpEndpoint
 from mikanet.egress import EgressPolicy, Rule, is_own_address, parse_rule
 from mikanet.endpoint_strings import client_from_string, server_from_string
 from mikanet.errors import ConfigError
 from mikanet.guard.admission import AdmissionLimits
+from mikanet.net.endpoint import TcpEndpoint
 from mikanet.service.secret_files import read_credentials
 from mikanet.service.state import StateFolder, default_state_dir
 

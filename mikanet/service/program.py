@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from mikanet.net.resolve import install_resolver
 from mikanet.timing import use_monotonic_clock
 
 
 def program_reactor(reactor: Any = None) -> Any:
-    """The reactor of this process, with timers that a step of the wall clock does not touch.
+    """The reactor of this process: timers that a step of the wall clock does not touch, look-ups that can be cancelled.
 
     :param reactor: another one, which is returned as it is; tests pass theirs.
     """
@@ -17,4 +18,5 @@ def program_reactor(reactor: Any = None) -> Any:
     from twisted.internet import reactor as installed
 
     use_monotonic_clock(installed)
+    install_resolver(installed)
     return installed

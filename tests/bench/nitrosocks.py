@@ -31,7 +31,7 @@ from tests.support.processes import Process, cpu, free_port, rss
 IDLE = """
 import sys
 from twisted.internet import reactor
-from mikanet.dial import TcpEndpoint
+from mikanet.net.endpoint import TcpEndpoint
 from mikanet.address import Address
 from mikanet.nitrosocks.client import NitroTunnel, Server
 from mikanet.nitrosocks.options import make_client_config

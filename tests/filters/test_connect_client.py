@@ -9,10 +9,10 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.address import Address
-from mikanet.dial import TcpEndpoint
 from mikanet.errors import DestinationError, LocalProtocolError, Reason
 from mikanet.filters.connect_client import ConnectClientEndpoint
 from mikanet.filters.proxy_client import HANDSHAKE_TIMEOUT, ProxyClient
+from mikanet.net.endpoint import TcpEndpoint
 from mikanet.wire.connect_client import ConnectHandshake
 from tests.filters.contract import FilterContractTests, Upper
 from tests.support.transports import MemoryTransport

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -52,7 +53,7 @@ class EchoServer:
             threading.Thread(target=self._echo, args=(connection,), daemon=True).start()
 
     def _echo(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):
+        with connection, contextlib.suppress(OSError):
             while data := connection.recv(65536):
                 connection.sendall(data)
 

@@ -206,7 +206,7 @@ class MemoryEgress:
         self.holds = False
         self.held: list[tuple[Deferred[IProtocol], Factory]] = []
 
-    def connect(self, destination: Address, factory: Any) -> Deferred[IProtocol]:
+    def connect(self, destination: Address, factory: Any, user: Any = None) -> Deferred[IProtocol]:
         """As :meth:`Egress.connect`."""
         self.destinations.append(destination)
         if self.fails is not None:
@@ -217,8 +217,8 @@ class MemoryEgress:
             return done
         return succeed(self._make(factory))
 
-    def resolve(self, destination: Address) -> Deferred[Any]:
-        """As :meth:`Egress.resolve`, by a resolver that never answers."""
+    def find(self, destination: Address, user: Any = None) -> Deferred[Any]:
+        """As :meth:`Egress.find`, by a resolver that never answers."""
         self.destinations.append(destination)
         return Deferred()
 

@@ -125,7 +125,7 @@ class MemoryEgress:
         self.targets: list[MemoryTransport] = []
         self.asked: list[Address] = []
 
-    def connect(self, destination: Address, factory: IProtocolFactory) -> Deferred[IProtocol]:
+    def connect(self, destination: Address, factory: IProtocolFactory, user: Any = None) -> Deferred[IProtocol]:
         self.asked.append(destination)
         if destination.port == 1:
             return fail(ConnectionRefusedError())

@@ -10,9 +10,9 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.cli.demo import Options as DemoOptions
-from mikanet.dial import TcpEndpoint
 from mikanet.mika import tap_client, tap_server
 from mikanet.mika.session import Profile
+from mikanet.net.endpoint import TcpEndpoint
 from mikanet.service.options import own_ports
 
 

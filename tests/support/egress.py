@@ -24,7 +24,7 @@ class FakeEgress:
         self.cancelled = 0
         self.refuse: Exception | None = None
 
-    def connect(self, destination: Address, factory: Any) -> Deferred[Any]:
+    def connect(self, destination: Address, factory: Any, user: Any = None) -> Deferred[Any]:
         """Note the dial."""
         self.dialled.append(destination)
         if self.refuse is not None:
@@ -45,9 +45,9 @@ class FakeEgress:
         deferred.callback(transport.protocol)
         return transport
 
-    def resolve(self, destination: Address) -> Deferred[IPAddress]:
+    def find(self, destination: Address, user: Any = None) -> Deferred[list[IPAddress]]:
         """An address for every name."""
         self.resolved.append(destination)
         if self.refuse is not None:
             return fail(self.refuse)
-        return succeed(ipaddress.ip_address("93.184.216.34"))
+        return succeed([ipaddress.ip_address("93.184.216.34")])

@@ -1,0 +1,1 @@
+"""How this machine reaches others: the one place that looks names up."""
