@@ -22,9 +22,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from mikanet.address import Address
 from mikanet.dial import Dialer, Racing, interleave
-from mikanet.net.endpoint import TcpEndpoint
 from mikanet.prompt import is_plain
 
 FACTORY = Factory.forProtocol(Protocol)
@@ -166,18 +164,6 @@ class DirectTests(TestCase):
         self.assertEqual(len(failed), 1)
         made[0].transport.loseConnection()
         yield made[0].lost
-
-
-class EndpointTests(SynchronousTestCase):
-    """The endpoint, on a reactor without sockets."""
-
-    def test_an_address_is_dialled_as_it_is(self) -> None:
-        """No resolver is asked; the timeout is passed on."""
-        for host in ("192.0.2.1", "2001:db8::1"):
-            reactor = MemoryReactorClock()
-            TcpEndpoint(reactor, Address(host, 80), 7).connect(FACTORY)
-            self.assertEqual(reactor.tcpClients[0][:2], (host, 80))
-            self.assertEqual(reactor.tcpClients[0][3], 7)
 
 
 class RaceTests(SynchronousTestCase):
