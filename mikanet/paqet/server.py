@@ -225,6 +225,7 @@ class _Session(Factory):
         self.client = client
         self.understood = False
         self._foreign: Dialect | None = None
+        self._telling: int | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> PaqetServerStream:
         return PaqetServerStream(self)
@@ -234,9 +235,10 @@ class _Session(Factory):
         dialect = dialect_of(first)
         if dialect is not None and dialect not in self.server.config.dialects and self._foreign is None:
             self._foreign = dialect
-            self.server.deadlines.start(self._tell_dialect)
+            self._telling = self.server.deadlines.start(self._tell_dialect)
 
     def _tell_dialect(self) -> None:
+        self._telling = None
         if self._foreign is not None and not self.understood:
             self.server.tell_dialect(self._foreign)
 
@@ -247,6 +249,9 @@ class _Session(Factory):
             server.set_flags(self.client, flags)
 
     def lost(self, _: Failure) -> None:
+        if self._telling is not None:
+            self.server.deadlines.cancel(self._telling)
+            self._tell_dialect()
         # The address may have a newer session by now, which keeps its list.
         server = self.server
         if server.set_flags is not None and server.flags_of.get(self.client) is self:

@@ -25,6 +25,7 @@ from twisted.trial.unittest import TestCase
 from mikanet.address import Address
 from mikanet.counters import Counters
 from mikanet.egress import EgressPolicy, parse_rule
+from mikanet.kcp import link
 from mikanet.paqet.client import PaqetTunnel
 from mikanet.paqet.options import PaqetSetup, load_setup
 from mikanet.paqet.service import PaqetServer, PaqetServerSettings, client_config, client_ports
@@ -205,7 +206,8 @@ class Ends:
     def server(
         self, kcp: str = "", firewall: bool = True, limits: dict[str, Any] | None = None, **sections: Any
     ) -> PaqetServer:
-        """Start a server."""
+        """Start a server that knows nothing of those before it, as one of another process."""
+        link._sealers.clear()
         setup = self.setup("server", kcp, **sections)
         policy = EgressPolicy((parse_rule("127.0.0.0/8"),))
         settings = PaqetServerSettings(

@@ -327,6 +327,20 @@ class DialectTests(SynchronousTestCase):
                 said = [each["log_format"] for each in logs if "client speaks dialect" in each.get("log_format", "")]
                 self.assertEqual(len(said), int(taken is not spoken), (taken, spoken))
 
+    def test_dialect_is_told_when_the_client_goes(self) -> None:
+        """A client that gives up and goes leaves no timer; what it spoke is said then."""
+        world = World(dialects=(Dialect.A21,))
+        smux = SmuxConnection(SMUX, True, world.clock)
+        session = world.net.client(smux, CLIENT_LINK, ("original", 1))
+        smux.open(Application(encode(Message(MessageType.TCP, TARGET), Dialect.GOB)))
+        world.clock.sleep(1)
+        self.assertEqual(len(world.factory.deadlines), 1)
+        with capturedLogs() as logs:
+            world.net.sessions.abort_all()
+            session.kcp.abortConnection()
+        self.assertIn("speaks dialect", str([each.get("log_format") for each in logs]))
+        self.assertEqual(len(world.factory.deadlines), 0)
+
     def test_server_takes_all_in_one_session(self) -> None:
         """A server that takes all three tells them apart stream by stream."""
         world = World(dialects=tuple(Dialect))
