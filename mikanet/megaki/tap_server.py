@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from mikanet.crypto import rsa_oaep
 from mikanet.errors import ConfigError
 from mikanet.megaki.arcangelo import WorkerCommand, parse_variable, parse_worker
+from mikanet.megaki.bank import GROUP_SHARE
 from mikanet.megaki.harness import PoolSettings
 from mikanet.megaki.service import MegakiServerSettings, make_server
 from mikanet.service.listening import raise_file_limit
@@ -67,6 +68,8 @@ class Options(ServerOptions):
         """See :meth:`Options.check`."""
         reactor = program_reactor()
         listen = self.required("listen")
+        if self["max-per-user"] is None:
+            self["max-per-user"] = str(max(1, self.number("max-connections", 1, 10_000_000) // GROUP_SHARE))
         endpoint = server_endpoint(reactor, "listen", listen)
         key = self._key()
         worker = self._worker()

@@ -241,7 +241,8 @@ class YugiProtocol(TwistedProtocol):
     def _establish(self, event: Established) -> None:
         factory = self.factory
         factory.half_closed(self)
-        if not self._guard.prove():
+        # Everybody may shake hands, so that a network is what stands for a user here.
+        if not self._guard.prove(self._network):
             self._leave_bank()
             self._lost = True  # no request that came along is answered
             self.transport.abortConnection()

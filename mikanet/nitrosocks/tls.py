@@ -21,6 +21,10 @@ from mikanet.filters.base import Filter
 _RECORD = 16384
 _RECORD_OVERHEAD = 64
 
+#: Bytes that TLS itself may answer after the handshake, and one more for so many that came. A peer can ask for new keys with
+#: every 27 bytes (RFC 8446 section 4.6.3) and leave the answers unread; honest ones do so once in gigabytes.
+MAX_ANSWERS, ANSWER_SHARE = 64 * 1024, 1024
+
 
 class TlsError(error.ConnectionLost):
     """TLS failed; the text says how."""
@@ -55,7 +59,7 @@ class TlsFilter(Filter):
     :ivar said_goodbye: whether the peer ended its direction by TLS's own word.
     """
 
-    __slots__ = ("_ended", "_failure", "_secured", "_side", "connection", "said_goodbye")
+    __slots__ = ("_answers", "_ended", "_failure", "_secured", "_side", "connection", "said_goodbye")
 
     def __init__(self, upper: IProtocol, side: TlsSide) -> None:
         super().__init__(upper)
@@ -63,6 +67,7 @@ class TlsFilter(Filter):
         self._side = side
         self._secured = False
         self._ended = False
+        self._answers: float = MAX_ANSWERS
         self.said_goodbye = False
         self._failure: Failure | None = None
 
@@ -100,11 +105,11 @@ class TlsFilter(Filter):
 
     def dataReceived(self, data: bytes) -> None:
         """Records, in whatever pieces."""
-        if self._failure is not None:
-            return
+        if self._failure is not None or (self._ended and not self._secured):
+            return  # what nobody will read is not kept either
         connection = self.connection
         connection.bio_write(data)
-        if not self._secured and (self._ended or not self._handshake()):
+        if not self._secured and not self._handshake():
             return
         pieces: list[bytes] = []
         closed = False
@@ -120,7 +125,9 @@ class TlsFilter(Filter):
         if pieces and self._connected:
             self.upper.dataReceived(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self.transport is not None:
-            self._flush()  # answers of TLS itself
+            self._answers += len(data) / ANSWER_SHARE - self._flush()  # answers of TLS itself
+            if self._answers < 0:
+                self._fail(Failure(TlsError("the peer asks for too many answers")))
         if closed and self._connected:
             self.said_goodbye = True
             self.readConnectionLost()
@@ -136,19 +143,22 @@ class TlsFilter(Filter):
         else:
             self._flush(len(data))
 
-    def _flush(self, size: int = 0) -> None:
-        """Send what TLS has made; ``size`` bytes of content are in it."""
+    def _flush(self, size: int = 0) -> int:
+        """Send what TLS has made; ``size`` bytes of content are in it. How many bytes that were."""
+        sent = 0
         if self.transport is None:
-            return
+            return sent
         room = size + (size // _RECORD + 1) * _RECORD_OVERHEAD if size else _RECORD
         try:
             while True:
                 data = self.connection.bio_read(room)
                 prompt.send(self.transport, data)
+                sent += len(data)
                 if len(data) < room:
-                    return
+                    break
         except SSL.WantReadError:
             pass
+        return sent
 
     def _end(self) -> None:
         """Our close_notify."""

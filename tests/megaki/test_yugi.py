@@ -480,6 +480,17 @@ class FloodTests(YugiTestCase):
         self.clock.advance(1)
         self.assertEqual(sum(bool(resume("192.0.2.1", 0)) for _ in range(20)), 10)
 
+    def test_connections_of_one_network(self) -> None:
+        """One network has so many established connections, however many addresses; the next is reset, others' are not."""
+        self.serve(limits=AdmissionLimits(per_user=20))
+        for number in range(20):
+            self.established(f"192.0.2.{number}")
+        _, transport = self.established("192.0.2.99")
+        self.assertTrue(transport.aborted)
+        self.assertEqual(self.counted("limit.verified"), 1)
+        _, transport = self.established("203.0.113.9")
+        self.assertFalse(transport.aborted)
+
     def test_requests_name_their_network(self) -> None:
         """The pool is told whose request it is, so that networks take turns."""
         for host in ("192.0.2.1", "192.0.2.99", "203.0.113.9"):

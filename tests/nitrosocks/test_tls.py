@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from mikanet.errors import ConfigError
 from mikanet.nitrosocks.options import parse_realm
-from mikanet.nitrosocks.tls import TlsFilter
+from mikanet.nitrosocks.tls import MAX_ANSWERS, TlsFilter
 from mikanet.nitrosocks.tls_options import ClientTls, ServerTls, certificates
 from tests.lab.tunnels import write_certificate
 from tests.support.transports import MemoryTransport
@@ -60,6 +60,44 @@ class Upper:
     def connectionLost(self, reason: Any) -> None:
         """Note it."""
         self.reason = reason
+
+
+class _Counting:
+    """A side, and its connection, that answers every read with the same bytes and counts what it is given."""
+
+    def __init__(self, secured: bool = False, answer: bytes = b"") -> None:
+        self.taken = 0
+        self._secured = secured
+        self._answer = answer
+        self._due = b""
+
+    def connection(self) -> Any:
+        """Itself."""
+        return self
+
+    def verify(self, connection: Any) -> None:
+        """Everything is fine."""
+
+    def do_handshake(self) -> None:
+        """Done at once, or never."""
+        if not self._secured:
+            raise SSL.WantReadError
+
+    def bio_write(self, data: bytes) -> None:
+        """Bytes from below."""
+        self.taken += len(data)
+        self._due += self._answer
+
+    def recv(self, size: int) -> bytes:
+        """Nothing for above."""
+        raise SSL.WantReadError
+
+    def bio_read(self, size: int) -> bytes:
+        """The answers."""
+        due, self._due = self._due, b""
+        if not due:
+            raise SSL.WantReadError
+        return due
 
 
 class Both:
@@ -173,6 +211,35 @@ class TlsTests(SynchronousTestCase):
         self.assertTrue(both.wires[1].closed)
         both.wires[1].settle()
         self.assertIn("TLS", str(both.far.reason.value))
+
+    def test_nothing_is_kept_after_the_end(self) -> None:
+        """Bytes that come after our end, before any handshake, are not kept."""
+        connection = _Counting()
+        upper = Upper()
+        wire = MemoryTransport("192.0.2.1")
+        wire.connect(TlsFilter(upper, connection))  # type: ignore[arg-type]
+        wire.receive(b"\x16\x03\x01")
+        upper.transport.loseWriteConnection()
+        for _ in range(100):
+            wire.receive(bytes(65536))
+        self.assertEqual(connection.taken, 3)
+
+    def test_answers_of_tls_are_bounded(self) -> None:
+        """A peer that asks TLS for answers without end, new keys for one, is cut; one that sends data may ask now and then."""
+        asking = _Counting(secured=True, answer=bytes(27))
+        wire = MemoryTransport("192.0.2.1")
+        wire.connect(TlsFilter(Upper(), asking))  # type: ignore[arg-type]
+        for _ in range(10_000):
+            if not wire.closed:
+                wire.receive(bytes(27))
+        self.assertTrue(wire.closed)
+        self.assertLessEqual(len(wire.bytes_written), MAX_ANSWERS + 100)
+        honest = _Counting(secured=True, answer=bytes(27))
+        wire = MemoryTransport("192.0.2.1")
+        wire.connect(TlsFilter(Upper(), honest))  # type: ignore[arg-type]
+        for _ in range(3000):
+            wire.receive(bytes(65536))
+        self.assertFalse(wire.closed)
 
     def test_wrong_name(self) -> None:
         """A certificate for another name ends the connection before anything is said."""
