@@ -99,6 +99,7 @@ class SmuxStream:
         self._connection.send(self, data)
         if self._producer is not None and not self._producer_paused and self._queued() >= HIGH_WATER:
             self._producer_paused = True
+            self._connection.waiting[self] = None
             if self._streaming:
                 self._producer.pauseProducing()
 
@@ -148,6 +149,7 @@ class SmuxStream:
         self._streaming = streaming
         self._producer_paused = False
         if not streaming:
+            self._connection.waiting[self] = None
             producer.resumeProducing()  # type: ignore[attr-defined]  # a pull producer
 
     def unregisterProducer(self) -> None:
@@ -155,6 +157,7 @@ class SmuxStream:
         if self._producer is None:
             return
         self._producer = None
+        self._connection.waiting.pop(self, None)
         if self._closing:
             self._connection.close(self, clean=True)
 
@@ -196,13 +199,16 @@ class SmuxStream:
     def drained(self) -> None:
         """Some output has gone down."""
         producer = self._producer
-        if producer is not None and (self._producer_paused or not self._streaming) and self._queued() <= LOW_WATER:
+        if producer is not None and self._queued() <= LOW_WATER:
             self._producer_paused = False
+            if self._streaming:
+                self._connection.waiting.pop(self, None)
             producer.resumeProducing()
 
     def lost(self, reason: Failure) -> None:
         """The stream is over: tell the producer and the protocol."""
         self._ended = True
+        self._connection.waiting.pop(self, None)
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.stopProducing()
@@ -240,7 +246,7 @@ class SmuxConnection(Protocol):
     :param on_lost: told once when the session is over.
     :param nop_first: send a NOP at once, so that the peer has something to acknowledge (Q4).
     :ivar streams: open streams by id. :ivar finishing: those that the peer has ended and their protocols have not, the
-        oldest first.
+        oldest first. :ivar waiting: those whose producers want to hear when output has gone down.
     """
 
     transport: ITransport | None
@@ -257,6 +263,7 @@ class SmuxConnection(Protocol):
         self.session = Session(settings, client)
         self.streams: dict[int, SmuxStream] = {}
         self.finishing: dict[SmuxStream, None] = {}
+        self.waiting: dict[SmuxStream, None] = {}
         self._settings = settings
         self._clock = clock
         self._factory = factory
@@ -398,9 +405,8 @@ class SmuxConnection(Protocol):
                 if not data:
                     break
                 self.transport.write(data)
-                for stream in list(self.streams.values()):
-                    if stream._producer is not None:
-                        stream.drained()
+                for stream in list(self.waiting):
+                    stream.drained()
         finally:
             self._busy = False
         self._govern_reading()

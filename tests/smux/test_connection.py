@@ -201,6 +201,24 @@ class SmuxStreamTests(SynchronousTestCase):
         stream.unregisterProducer()
         self.assertFalse(joined.client.streams)
 
+    def test_idle_streams_cost_nothing(self) -> None:
+        """When output goes down only those streams are looked at whose producers wait for it."""
+        joined = Joined()
+        looked: list[SmuxStream] = []
+        real = SmuxStream.drained
+        self.patch(SmuxStream, "drained", lambda stream: (looked.append(stream), real(stream)))
+        streams = [joined.open()[1] for _ in range(50)]
+        for stream in streams:
+            stream.registerProducer(Producer(), True)  # type: ignore[arg-type]
+        for _ in range(100):
+            streams[0].write(b"x")
+        self.assertEqual(looked, [])
+        joined.client.pauseProducing()
+        streams[1].write(bytes(HIGH_WATER))
+        joined.client.resumeProducing()
+        self.assertEqual(set(looked), {streams[1]})
+        self.assertEqual(joined.client.waiting, {})
+
     def test_abort(self) -> None:
         """abortConnection throws away what is queued and tells the protocol so."""
         joined = Joined()
