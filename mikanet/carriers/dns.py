@@ -35,7 +35,7 @@ from mikanet.carriers.polled_wire import CLOSED
 from mikanet.carriers.strangers import Strangers
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
 from mikanet.errors import ConfigError, DestinationError, LocalProtocolError, Reason, RemoteProtocolError
-from mikanet.guard.admission import AdmissionLimits
+from mikanet.guard.admission import AdmissionLimits, address_group
 from mikanet.interfaces import ICarrier, IClientCarrier, IServerCarrier
 from mikanet.kcp.udp import UdpPackets
 from mikanet.net.endpoint import TcpEndpoint
@@ -386,6 +386,11 @@ class DnsServer:
         self._hub.batch([partial(self._over_tcp, line, data) for data in messages])
 
     def _over_tcp(self, line: TcpLine, data: bytes, now: float) -> tuple[PolledLink, list[bytes]] | None:
+        self.zone.tunnel.reached.show(
+            address_group(line.transport.getPeer().host), now
+        )  # a connection stands, so answers reach it
+        # The connection is established, so answers reach that address.
+        self.zone.tunnel.reached.show(address_group(cast(Any, line.transport).getPeer().host), now)
         found = self.zone.received(data, line, True, now)
         if found is not None and self._hub.is_proven(found[0]):
             self._lines.proven(line)

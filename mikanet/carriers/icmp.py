@@ -308,6 +308,10 @@ def server(url: CarrierUrl, context: CarrierContext) -> IServerCarrier:
 _Way = tuple[str, int, int, int]
 
 
+def _group_of(way: _Way) -> str:
+    return address_group(way[0])
+
+
 @implementer(IServerCarrier)
 class IcmpServer:
     """Answers the echo requests of clients, on one address or on all."""
@@ -328,9 +332,7 @@ class IcmpServer:
             lambda way: way[0],
             self._flush,
         )
-        self._links = PolledServer(
-            self._reply, Numbers(os.urandom(KEY_SIZE)), self._hub.started, lambda way: address_group(way[0])
-        )
+        self._links = PolledServer(self._reply, Numbers(os.urandom(KEY_SIZE)), self._hub.started, _group_of, _group_of)
         self._hub.server = self._links
         self._socket: IcmpSocket | None = None
         self._six = ":" in self._host
@@ -358,7 +360,8 @@ class IcmpServer:
         self._hub.batch([partial(self._question, (host, kind, echo.ident, echo.sequence), echo) for echo in echoes])
 
     def _question(self, way: _Way, echo: icmp.Echo, now: float) -> Any:
-        # An answer is never longer than what was asked for; whoever was probed for it can take it.
+        # An answer is never longer than what was asked for; whoever was probed for it can take it. A link keeps its
+        # address: from another one nothing is answered but that it is closed, which is shorter than any question.
         try:
             return self._links.question(echo.payload[icmp.MARK_SIZE :], way, MAX_SIZE, now)
         except RemoteProtocolError:

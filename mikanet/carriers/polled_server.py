@@ -15,6 +15,7 @@ from mikanet.carriers.polled_arq import Receiver, Sender
 from mikanet.carriers.polled_client import HIGH_WATER, LOW_WATER
 from mikanet.carriers.polled_numbers import Numbers
 from mikanet.errors import RemoteProtocolError
+from mikanet.guard.amplification import Reached
 
 #: Links in all.
 MAX_LINKS = 4096
@@ -30,6 +31,8 @@ _ASKED_AGAIN = 0.05
 _LEAST_HOLD = 0.1
 #: Seconds without a segment, though one is due, after which a way with more room is asked for.
 _STUCK = 1.0
+#: Address groups that a link remembers to be reached, and seconds between two questions that ask one more to show it.
+_MAX_REACHED, _ASK_TO_SHOW = 64, 1.0
 #: Bytes of selective acknowledgements where answers are large, and where they are small.
 _MUCH_SACK, _LITTLE_SACK = 64, 4
 
@@ -66,6 +69,8 @@ class PolledLink:
         self._receiver = Receiver()
         self._owe_ack = False
         self._said_at = now
+        self._reached: OrderedDict[str, None] = OrderedDict()
+        self._asked_to_show = float("-inf")
         self.hold = start.hold
         self.heard_at = now
         self.closing = False
@@ -90,6 +95,25 @@ class PolledLink:
         """As :attr:`PolledClient.writable`."""
         return self._sender.unsent <= min(HIGH_WATER, max(LOW_WATER, 2 * self._sender.flying_bytes))
 
+    # -- where its answers reach somebody
+
+    def reaches(self, host: str) -> None:
+        """Answers reach this address group."""
+        self._reached[host] = None
+        if len(self._reached) > _MAX_REACHED:
+            self._reached.popitem(last=False)
+
+    def has_reached(self, host: str) -> bool:
+        """Whether they do."""
+        return host in self._reached
+
+    def ask_to_show(self, room: int, now: float) -> bool:
+        """Whether a question is better answered with a request to come by TCP: there is more to say than ``room``."""
+        if self._sender.waiting <= room or now - self._asked_to_show < _ASK_TO_SHOW:
+            return False
+        self._asked_to_show = now
+        return True
+
     # -- questions
 
     def question(self, up: wire.Up, path: Any, room: int, now: float) -> list[bytes]:
@@ -101,7 +125,7 @@ class PolledLink:
         number = up.number
         before = self._answered.get(number)
         if before is not None:
-            self._reply(path, before)
+            self._reply(path, before if len(before) <= room else None)
             return []
         held = self._held.get(number)
         if held is not None:
@@ -215,6 +239,8 @@ class PolledServer:
         that a stranger would have to guess.
     :param started: called with each new link; False refuses it.
     :param group_of: the address group of a way's other end, where a client keeps its address; else always the same.
+    :param host_of: the address group that a way's answers go to; None if that has shown that they reach it, as by TCP.
+    :ivar reached: address groups that have shown so by such a way.
     """
 
     def __init__(
@@ -223,20 +249,25 @@ class PolledServer:
         numbers: Numbers,
         started: Callable[[PolledLink, Any], bool],
         group_of: Callable[[Any], str] = lambda path: "",
+        host_of: Callable[[Any], str | None] = lambda path: None,
     ) -> None:
         self._reply = reply
         self._numbers = numbers
         self._started = started
         self._group_of = group_of
+        self._host_of = host_of
+        self.reached = Reached()
         self.links: dict[int, PolledLink] = {}
 
     def question(
-        self, message: bytes, path: Any, room: int, now: float, way: int = 0
+        self, message: bytes, path: Any, room: int, now: float, way: int = 0, cautious: int | None = None
     ) -> tuple[PolledLink, list[bytes]] | None:
         """A question came.
 
         :param way: as the start's: a link's questions are taken on its own way only. Resolvers that minimise names ask
             for addresses first, and for what they were asked then.
+        :param cautious: bytes for the answer until the asker's address has shown that answers reach it; None if there is
+            to be none.
         :return: the link that it belongs to, with the packets that are whole now; None if it was all answered here.
         :raises RemoteProtocolError: if it is none, or of a link that is not here.
         """
@@ -245,29 +276,55 @@ class PolledServer:
             link = self.links.get(asked.connection)
             if link is None or link.way != way:
                 raise RemoteProtocolError("a question on a link that is not here")
+            if not self._shown(asked.connection, path, now):
+                if cautious is None:
+                    raise RemoteProtocolError("a question from where no answer has reached its link")
+                if link.ask_to_show(cautious, now):
+                    self._reply(path, None)
+                    return link, []
+                room = min(room, cautious)
             return link, link.question(asked, path, room, now)
+        group = self._group_of(path)
         if isinstance(asked, wire.Hello):
-            self._reply(path, wire.welcome(asked.challenge, self._new_number(self._group_of(path), now)))
+            self._reply(path, wire.welcome(asked.challenge, self._new_number(group, now, self._host_of(path) or "")))
             return None
-        if asked.connection not in self.links and not self._numbers.knows(asked.connection, self._group_of(path), now):
+        link = self.links.get(asked.connection)
+        if link is None and not self._numbers.knows(asked.connection, group, now):
             raise RemoteProtocolError("a question on a link that is not here")
         if isinstance(asked, wire.Probe):
-            self._reply(path, wire.probed(message, min(asked.size, room, wire.MAX_PATTERN)))
+            self._probed(asked, message, path, min(asked.size, room, wire.MAX_PATTERN), cautious, now)
         elif isinstance(asked, wire.Start):
             self._reply(path, wire.STARTED if self._start(asked, path, now) else wire.CLOSED)
         else:
             self._reply(path, wire.CLOSED)
-            link = self.links.get(asked.connection)
             if link is not None:
                 link.closing = True
                 return link, []
         return None
 
-    def _new_number(self, group: str, now: float) -> int:
-        """A number that no link has; nothing is remembered of it."""
-        connection = self._numbers.give(group, now)
+    def _shown(self, connection: int, path: Any, now: float) -> bool:
+        """Whether the other end of a way has shown that answers reach it: on this link, by its number, or otherwise."""
+        host = self._host_of(path)
+        if host is None or self.reached.has(host, now):
+            return True
+        link = self.links.get(connection)
+        if link is not None and link.has_reached(host):
+            return True
+        return self._numbers.shows(connection, self._group_of(path), host, now)
+
+    def _probed(
+        self, asked: wire.Probe, message: bytes, path: Any, size: int, cautious: int | None, now: float
+    ) -> None:
+        if self._shown(asked.connection, path, now) or size <= (cautious or 0):
+            self._reply(path, wire.probed(message, size))
+        else:
+            self._reply(path, None)
+
+    def _new_number(self, group: str, now: float, host: str) -> int:
+        """A number that no link has."""
+        connection = self._numbers.give(group, now, host)
         while connection in self.links:
-            connection = self._numbers.give(group, now)
+            connection = self._numbers.give(group, now, host)
         return connection
 
     def _start(self, asked: wire.Start, path: Any, now: float) -> bool:
@@ -276,6 +333,9 @@ class PolledServer:
         if len(self.links) >= MAX_LINKS:
             return False
         link = PolledLink(asked.connection, asked, self._reply, now)
+        host = self._host_of(path)
+        if host is not None and self._shown(asked.connection, path, now):
+            link.reaches(host)
         self.links[asked.connection] = link
         if not self._started(link, path):
             del self.links[asked.connection]

@@ -23,7 +23,7 @@ class CountedNumbers(Numbers):
         super().__init__(bytes(KEY_SIZE))
         self.last = 0
 
-    def give(self, group: str, now: float) -> int:
+    def _next(self, group: str, now: float) -> int:
         """The next one."""
         self.last += 1
         return self.last
