@@ -386,9 +386,6 @@ class DnsServer:
         self._hub.batch([partial(self._over_tcp, line, data) for data in messages])
 
     def _over_tcp(self, line: TcpLine, data: bytes, now: float) -> tuple[PolledLink, list[bytes]] | None:
-        self.zone.tunnel.reached.show(
-            address_group(line.transport.getPeer().host), now
-        )  # a connection stands, so answers reach it
         # The connection is established, so answers reach that address.
         self.zone.tunnel.reached.show(address_group(cast(Any, line.transport).getPeer().host), now)
         found = self.zone.received(data, line, True, now)
