@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from mikanet.address import network_of
 from mikanet.errors import RemoteProtocolError
+from mikanet.guard.admission import address_group
 from mikanet.pickaxe import wire
 from mikanet.pickaxe.derivations import DerivationBudget
 from mikanet.pickaxe.fragments import UnprovedFragments
@@ -31,8 +32,12 @@ MAX_PENDING, PENDING_TIME = 4096, 10.0
 MAX_PENDING_PER_NETWORK = 256
 
 #: In this time, in seconds, a name has so many fresh logins that prove nothing from one network, and so many from
-#: everywhere (decision 0034). By the document's letter it is one from everywhere.
+#: everywhere (decision 0071). By the document's letter it is one from everywhere.
 THROTTLE_TIME, MAX_PER_NETWORK, MAX_PER_NAME = 3.0, 3, 8
+
+#: For so long, in seconds, a network from which a name has authenticated is known for it; there, each address has so many of
+#: its own in THROTTLE_TIME, whatever comes from elsewhere (our choice).
+KNOWN_TIME, MAX_PER_KNOWN_ADDRESS = 7 * 86400.0, 8
 
 #: How long the id of a login that is over is remembered, in seconds: a copy that comes late is no new login.
 SPENT_TIME = 60.0
@@ -105,6 +110,7 @@ class LoginDesk:
         self._by_lid: OrderedDict[bytes, Pending] = OrderedDict()
         self._by_sid: dict[bytes, Pending] = {}
         self._by_network: dict[str, OrderedDict[bytes, Pending]] = {}
+        self._known: OrderedDict[bytes, float] = OrderedDict()
         self._recent: OrderedDict[bytes, list[float]] = OrderedDict()
         self._spent: OrderedDict[bytes, float] = OrderedDict()
         self._derivations = DerivationBudget()
@@ -129,7 +135,7 @@ class LoginDesk:
             return None
         user = unicodedata.normalize("NFC", request.user)
         network = network_of(host)
-        slots = self._take_slots(user, network, now)
+        slots = self._take_slots(user, host, now)
         found = self._users(user)
         # Made for known names, too, so that both ways take the same time.
         invented = Secret(self._kdf, hmac.digest(self._server_secret, user.encode(), "sha256")[:KEY_SIZE])
@@ -173,6 +179,8 @@ class LoginDesk:
             times = self._recent.get(slot)
             if times is not None and pending.made_at in times:
                 times.remove(pending.made_at)
+        if pending.user is not None:
+            _put(self._known, _name(pending.user) + pending.network.encode(), pending.made_at)
 
     # --
 
@@ -204,13 +212,18 @@ class LoginDesk:
             self._forget(oldest)
             _put(self._spent, oldest.handshake.response.lid, oldest.made_at + PENDING_TIME)
 
-    def _take_slots(self, user: str, network: str, now: float) -> tuple[bytes, ...]:
-        """Where this login is counted; nothing if it is too soon after others. Kept for unknown names just the same."""
-        name = hashlib.sha256(user.encode()).digest()
+    def _limits(self, user: str, host: str, now: float) -> dict[bytes, int]:
+        """Where a login counts, and how many count there at most."""
+        name, network = _name(user), network_of(host).encode()
         if self._throttle is Throttle.NAME:
-            limits = {name: 1}
-        else:
-            limits = {name + network.encode(): MAX_PER_NETWORK, name: MAX_PER_NAME}
+            return {name: 1}
+        if now - self._known.get(name + network, float("-inf")) <= KNOWN_TIME:
+            return {name + b"@" + address_group(host).encode(): MAX_PER_KNOWN_ADDRESS}
+        return {name + network: MAX_PER_NETWORK, name: MAX_PER_NAME}
+
+    def _take_slots(self, user: str, host: str, now: float) -> tuple[bytes, ...]:
+        """Where this login is counted; nothing if it is too soon after others. Kept for unknown names just the same."""
+        limits = self._limits(user, host, now)
         for slot, limit in limits.items():
             times = [each for each in self._recent.get(slot, ()) if now - each < THROTTLE_TIME]
             _put(self._recent, slot, times)
@@ -219,6 +232,10 @@ class LoginDesk:
         for slot in limits:
             self._recent[slot].append(now)
         return tuple(limits)
+
+
+def _name(user: str) -> bytes:
+    return hashlib.sha256(user.encode()).digest()
 
 
 def _put(table: OrderedDict[bytes, T], key: bytes, value: T) -> None:

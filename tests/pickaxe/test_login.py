@@ -11,8 +11,10 @@ from mikanet.pickaxe import wire
 from mikanet.pickaxe.client_login import MAX_CANDIDATES, ClientLogin
 from mikanet.pickaxe.keys import Kdf, Secret
 from mikanet.pickaxe.login import (
+    KNOWN_TIME,
     MAX_PENDING,
     MAX_PENDING_PER_NETWORK,
+    MAX_PER_KNOWN_ADDRESS,
     MAX_PER_NAME,
     MAX_PER_NETWORK,
     PENDING_TIME,
@@ -111,7 +113,7 @@ class DeskTests(DeskTestCase):
         self.assertIsNone(self.desk.login(login_packet("mallory", lid), "192.0.2.1", self.now))
 
     def test_throttle_by_network(self) -> None:
-        """A fourth fresh login from the same network within three seconds looks answered, and is not (decision 0034)."""
+        """A fourth fresh login from the same network within three seconds looks answered, and is not (decision 0071)."""
         for index in range(MAX_PER_NETWORK):
             self.assertTrue(self.is_real(self.login(host=f"192.0.2.{index}")))
         self.assertFalse(self.is_real(self.login(host="192.0.2.99")))
@@ -127,6 +129,51 @@ class DeskTests(DeskTestCase):
             pending = self.desk.pending(wire.decode_login_response(response).sid, self.now)
             assert pending is not None
             self.desk.proved(pending)
+
+    def prove(self, response: bytes) -> None:
+        """Show that a login was an honest one."""
+        pending = self.desk.pending(wire.decode_login_response(response).sid, self.now)
+        assert pending is not None
+        self.desk.proved(pending)
+
+    def flood(self, hosts: list[str], seconds: float) -> None:
+        """30 logins a second of alice's name from these addresses in turn."""
+        for index in range(int(30 * seconds)):
+            self.login(host=hosts[index % len(hosts)])
+            self.now += 1 / 30
+
+    def test_floods_from_elsewhere_lock_nobody_out(self) -> None:
+        """Where a name has authenticated lately it gets in beside any flood of that name, from any address of the network."""
+        self.prove(self.login())
+        for _ in range(20):
+            self.flood([f"10.0.{network}.1" for network in range(3)], 1.0)
+            self.assertFalse(self.is_real(self.login(host="198.51.100.1")), "a new network")
+            response = self.login()
+            self.assertTrue(self.is_real(response))
+            self.prove(response)
+            self.assertTrue(self.is_real(self.login(host="192.0.2.77")))
+
+    def test_floods_from_the_next_house_lock_nobody_out(self) -> None:
+        """In such a network each address has room of its own."""
+        self.prove(self.login())
+        for _ in range(20):
+            self.flood(["192.0.2.2", "192.0.2.3"], 1.0)
+            self.assertTrue(self.is_real(self.login()))
+        for _ in range(MAX_PER_KNOWN_ADDRESS):
+            self.login()
+        self.assertFalse(self.is_real(self.login()))
+
+    def test_networks_are_known_by_proof_for_a_week(self) -> None:
+        """A login that is not proved makes nothing known, nor does that of another name; what is known is forgotten."""
+        self.login()
+        self.login("mallory")
+        self.flood(["10.0.1.1", "10.0.2.1", "10.0.3.1"], 4.0)
+        self.assertFalse(self.is_real(self.login()))
+        self.now += THROTTLE_TIME
+        self.prove(self.login())
+        self.now += KNOWN_TIME + 1
+        self.flood(["10.0.1.1", "10.0.2.1", "10.0.3.1"], 4.0)
+        self.assertFalse(self.is_real(self.login()))
 
     def test_late_copies(self) -> None:
         """A copy of a login that was proved, or is over, is no new one, and takes no place from others."""
