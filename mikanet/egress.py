@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import resource
 import socket
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -16,11 +17,14 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
+from twisted.python.failure import Failure
 
 from mikanet.address import Address, IPAddress, parse_port
-from mikanet.dial import CONNECT_TIMEOUT, Dialer, Racing
+from mikanet.dial import CONNECT_TIMEOUT, MAX_ATTEMPTS, Dialer, Racing
 from mikanet.errors import ConfigError, DestinationError, Reason
+from mikanet.guard.targets import Place, Targets, limits_below
 from mikanet.net.resolve import resolver_of
+from mikanet.relay import RelayEnd
 
 #: Special-purpose networks (RFC 6890 and its registries) that some versions of Python take for public.
 _SPECIAL = tuple(
@@ -147,29 +151,50 @@ class Egress:
 
     :param reactor: provides IReactorTCP, IReactorTime and IReactorPluggableNameResolver.
     :param timeout: seconds that each connection attempt may take.
+    :param targets: what is open; if not given, within this process's limit of open files as it is at the first target.
     """
 
-    def __init__(self, reactor: Any, policy: EgressPolicy, timeout: float = CONNECT_TIMEOUT) -> None:
+    def __init__(
+        self, reactor: Any, policy: EgressPolicy, timeout: float = CONNECT_TIMEOUT, targets: Targets | None = None
+    ) -> None:
         self.policy = policy
+        self._targets = targets
         self._names = resolver_of(reactor)
         self._dialer = Dialer(reactor, timeout)
         self._racing = Racing(self._dialer)
 
+    def take(self, user: Hashable, files: int = 1) -> Place | None:
+        """Room for so many open files of a user; None if there is none."""
+        if self._targets is None:  # late, as the programs raise the limit when they start
+            self._targets = Targets(limits_below(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+        return self._targets.take(user, files)
+
     def connect(self, destination: Address, factory: IProtocolFactory, user: Hashable = None) -> Deferred[IProtocol]:
         """Connect to ``destination``: happy eyeballs over its permitted addresses.
 
-        The Deferred fails with :class:`DestinationError` (reason ``POLICY`` when every address is refused) or with one
-        of Twisted's connection errors. Cancelling it takes its look-up along.
+        The Deferred fails with :class:`DestinationError` (reason ``POLICY`` when every address is refused, ``LIMIT`` when
+        too many targets are open) or with one of Twisted's connection errors. Cancelling it takes its look-up along.
 
-        :param user: who wants it, so that one user's look-ups do not hold up those of others.
+        :param user: who wants it, so that one user's look-ups do not hold up those of others, nor take all open files.
         """
         ip, port = destination.ip, destination.port
         if ip is not None:
             if not self.policy.permits(ip, port):
                 return fail(DestinationError(Reason.POLICY))
-            return self._dialer.connect(str(ip), port, factory)
+            return self._dial([ip], port, factory, user)
         finding = self._names.resolve(destination.host, user).addCallback(self._permitted, port)
-        return finding.addCallback(lambda addresses: self._racing.connect(addresses, port, factory))
+        return finding.addCallback(self._dial, port, factory, user)
+
+    def _dial(
+        self, addresses: Sequence[IPAddress], port: int, factory: IProtocolFactory, user: Hashable
+    ) -> Deferred[IProtocol]:
+        # Each address may be tried by a socket of its own, beside the others.
+        place = self.take(user, min(len(addresses), MAX_ATTEMPTS))
+        if place is None:
+            return fail(DestinationError(Reason.LIMIT))
+        return self._racing.connect(addresses, port, factory).addCallbacks(
+            functools.partial(_connected, place), functools.partial(_not_connected, place)
+        )
 
     def find(self, destination: Address, user: Hashable = None) -> Deferred[list[IPAddress]]:
         """The permitted addresses of ``destination``, at least one, for datagrams.
@@ -184,3 +209,17 @@ class Egress:
         if not permitted:
             raise DestinationError(Reason.POLICY)
         return permitted
+
+
+def _connected(place: Place, protocol: IProtocol) -> IProtocol:
+    place.shrink()
+    if isinstance(protocol, RelayEnd):
+        protocol.keep(place)
+    else:
+        place.release()  # nobody would tell its end
+    return protocol
+
+
+def _not_connected(place: Place, reason: Failure) -> Failure:
+    place.release()
+    return reason

@@ -29,6 +29,7 @@ from zope.interface import implementer
 
 from mikanet import prompt
 from mikanet.errors import LocalProtocolError
+from mikanet.guard.targets import Place
 
 #: Most early bytes that an end holds before it stops reading (our choice: one socket read).
 MAX_EARLY = 65536
@@ -62,13 +63,15 @@ class RelayEnd(Protocol):
 
     As a producer it stands between the other end's transport and its own, to know which of them is paused.
 
-    :ivar peer: the other end, None until joined and after the end.
+    :ivar peer: the other end, None until joined and after the end. :ivar place: room among the open files that it gives
+        back when its transport is gone.
     """
 
     # Kept as class attributes so that the thousands of idle ends of a busy server carry only what differs.
     transport: ITCPTransport | None
     peer: RelayEnd | None = None
     budget: MemoryBudget | None = None
+    place: Place | None = None
     _early: bytearray | None = None
     _read_ended = False
     _write_ended = False
@@ -101,6 +104,12 @@ class RelayEnd(Protocol):
         return bytes(early) if early else b""
 
     # -- ends
+
+    def keep(self, place: Place) -> None:
+        """Give this place back when the transport is gone, which it may be already."""
+        self.place = place
+        if self._lost:
+            place.release()
 
     def readConnectionLost(self) -> None:
         """Our application said that it sends no more."""
@@ -141,6 +150,8 @@ class RelayEnd(Protocol):
         """Our transport is gone: the other end goes too, cleanly only if this end was clean."""
         self._lost = True
         self._early = None
+        if self.place is not None:
+            self.place.release()
         self._mark_paused(False)
         peer, self.peer = self.peer, None
         if peer is None:

@@ -16,6 +16,7 @@ from zope.interface import implementer
 from mikanet.address import Address, IPAddress
 from mikanet.datagrams import open_flow
 from mikanet.egress import Egress
+from mikanet.guard.targets import Place
 
 #: The most that UDP over IPv4 can carry in one datagram, in bytes.
 MAX_DATAGRAM = 65507
@@ -68,6 +69,7 @@ class UdpTarget:
         self._fail = fail
         self._max_datagram = max_datagram
         self._user = user
+        self._place: Place | None = None
         self._finding: Deferred[list[IPAddress]] | None = None
         self._port: udp.Port | None = None
         self._socket: _Socket | None = None
@@ -85,6 +87,10 @@ class UdpTarget:
 
         def found(addresses: list[IPAddress]) -> None:
             self._finding = None
+            self._place = self._egress.take(self._user)
+            if self._place is None:
+                self._fail()
+                return
             self._addresses = deque(addresses)
             self._destination_port = destination.port
             self._open_next()
@@ -169,6 +175,8 @@ class UdpTarget:
         if self._closed:
             return
         self._closed = True
+        if self._place is not None:
+            self._place.release()
         self._held = []
         if self._finding is not None:
             self._finding.cancel()

@@ -18,8 +18,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from mikanet.address import Address
+from mikanet.dial import MAX_ATTEMPTS
 from mikanet.egress import Egress, EgressPolicy, Rule, is_own_address, parse_rule, unwrap
 from mikanet.errors import ConfigError, DestinationError, Reason
+from mikanet.guard.targets import TargetLimits, Targets
+from mikanet.relay import TARGETS
+from tests.support.transports import MemoryTransport
 
 #: Addresses that are refused by default, in many forms; every family of the list in the decision is here.
 INNER = (
@@ -278,6 +282,50 @@ class EgressTests(SynchronousTestCase):
             self.assertEqual(failure.value.reason, reason)
         self.assertEqual([str(ip) for ip in self.successResultOf(egress.find(Address("1.1.1.1", 53)))], ["1.1.1.1"])
         self.failureResultOf(egress.find(Address("127.0.0.1", 53)), DestinationError)
+
+    def test_attempts_count(self) -> None:
+        """Attempts at an address that never answers are counted for their user and in all, and end with the attempt."""
+        reactor, targets = Resolving(), Targets(TargetLimits(10, 4))
+        egress = Egress(reactor, EgressPolicy(), targets=targets)
+        mine = [egress.connect(Address("8.8.8.8", 80), TARGETS, "alice") for _ in range(6)]
+        for refused in mine[4:]:
+            self.assertEqual(self.failureResultOf(refused, DestinationError).value.reason, Reason.LIMIT)
+        self.assertEqual((len(reactor.tcpClients), targets.total), (4, 4))
+        egress.connect(Address("8.8.8.8", 80), TARGETS, "bob")
+        self.assertEqual(len(reactor.tcpClients), 5)
+        mine[0].cancel()
+        self.failureResultOf(mine[0])
+        reactor.tcpClients[1][2].clientConnectionFailed(reactor.connectors[1], Failure(TwistedRefused()))
+        self.failureResultOf(mine[1], TwistedRefused)
+        self.assertEqual((targets.of("alice"), targets.total), (2, 3))
+
+    def test_targets_count_until_their_end(self) -> None:
+        """A target that is open counts until its transport is gone."""
+        reactor, targets = Resolving(), Targets(TargetLimits(10, 4))
+        connecting = Egress(reactor, EgressPolicy(), targets=targets).connect(Address("8.8.8.8", 80), TARGETS, "alice")
+        transport = MemoryTransport()
+        transport.connect(reactor.tcpClients[0][2].buildProtocol(None))
+        self.successResultOf(connecting)
+        self.assertEqual(targets.of("alice"), 1)
+        transport.lose()
+        self.assertEqual(targets.total, 0)
+
+    def test_names_of_many_addresses(self) -> None:
+        """Each address of a name that may be tried counts while it may be, and one when one has answered."""
+        answer = [f"93.184.216.{index + 1}" for index in range(20)]
+        reactor, targets = Resolving(answer, answer), Targets(TargetLimits(2 * MAX_ATTEMPTS - 1, 100))
+        egress = Egress(reactor, EgressPolicy(), targets=targets)
+        connecting = egress.connect(Address("many.example", 80), TARGETS, "alice")
+        for _ in range(20):
+            reactor.advance(0.3)
+        self.assertLessEqual(len(reactor.tcpClients), MAX_ATTEMPTS)
+        self.assertEqual(targets.of("alice"), MAX_ATTEMPTS)
+        refused = egress.connect(Address("many.example", 80), TARGETS, "bob")
+        reactor.advance(0.3)
+        self.assertEqual(self.failureResultOf(refused, DestinationError).value.reason, Reason.LIMIT)
+        MemoryTransport().connect(reactor.tcpClients[0][2].buildProtocol(None))
+        self.successResultOf(connecting)
+        self.assertEqual(targets.total, 1)
 
     def test_random_rules_agree_with_a_plain_search(self) -> None:
         """The policy agrees with the rules read one by one."""

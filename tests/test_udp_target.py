@@ -12,6 +12,7 @@ from twisted.trial.unittest import TestCase
 
 from mikanet.address import Address
 from mikanet.egress import Egress, EgressPolicy, parse_rule
+from mikanet.guard.targets import Place, TargetLimits, Targets
 from mikanet.udp_target import UdpTarget
 
 
@@ -126,6 +127,10 @@ class _Names:
     def __init__(self, *texts: str) -> None:
         self._found = [ip_address(text) for text in texts]
         self.waiting: Deferred[Any] | None = None
+
+    def take(self, user: object) -> Place | None:
+        """There is always room."""
+        return Targets(TargetLimits(1, 1)).take(user)
 
     def find(self, destination: Address, user: object = None) -> Deferred[Any]:
         """All of them; without any, no answer."""

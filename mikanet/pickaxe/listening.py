@@ -13,6 +13,7 @@ from twisted.internet.protocol import Factory
 
 from mikanet.address import parse_port
 from mikanet.errors import ConfigError
+from mikanet.guard.targets import Place
 from mikanet.pickaxe.wire import Status
 from mikanet.relay import RelayEnd
 
@@ -92,12 +93,16 @@ class _AcceptedEnd(RelayEnd):
 
 
 class PortTable:
-    """The ports of one session, by port id."""
+    """The ports of one session, by port id.
 
-    def __init__(self, reactor: Any, policy: ListenPolicy) -> None:
+    :param take: room for an open file, or None.
+    """
+
+    def __init__(self, reactor: Any, policy: ListenPolicy, take: Callable[[], Place | None]) -> None:
         self._reactor = reactor
         self._policy = policy
-        self._ports: dict[bytes, IListeningPort] = {}
+        self._take = take
+        self._ports: dict[bytes, tuple[IListeningPort, Place]] = {}
 
     def listen(self, pid: bytes, port: int, accepted: Callable[[RelayEnd], None]) -> tuple[Status, int]:
         """Listen for a client: the outcome, and the port if it is good."""
@@ -108,19 +113,23 @@ class PortTable:
         candidates = self._policy.candidates(port)
         if not candidates:
             return Status.POLICY, 0
+        place = self._take()
+        if place is None:
+            return Status.LIMIT, 0
         factory = AcceptFactory(accepted)
         for each in candidates:
             try:
                 listening = self._reactor.listenTCP(each, factory, backlog=128, interface=self._policy.address)
             except error.CannotListenError:
                 continue
-            self._ports[pid] = listening
+            self._ports[pid] = listening, place
             return Status.OK, listening.getHost().port
+        place.release()
         return Status.FAILURE, 0
 
     def give_up(self, port: int) -> bool:
         """Close a port by its number; whether it was open here."""
-        for pid, listening in self._ports.items():
+        for pid, (listening, _) in self._ports.items():
             if getattr(listening.getHost(), "port", None) == port:
                 self.stop(pid)
                 return True
@@ -128,9 +137,11 @@ class PortTable:
 
     def stop(self, pid: bytes) -> None:
         """Close a port; an unknown one is no error."""
-        port = self._ports.pop(pid, None)
-        if port is not None:
+        found = self._ports.pop(pid, None)
+        if found is not None:
+            port, place = found
             port.stopListening()
+            place.release()
 
     def stop_all(self) -> None:
         """Close every port."""

@@ -230,7 +230,7 @@ class ServerLink(Link):
         self.user = user
         self._server = server
         self._config = server.config
-        self.ports = PortTable(server.reactor, server.config.listen)
+        self.ports = PortTable(server.reactor, server.config.listen, partial(server.config.egress.take, user))
         self._dialling: set[Deferred[IProtocol]] = set()
         self._next_cid = 1
 
@@ -342,6 +342,12 @@ class ServerLink(Link):
         if self.ended or self.mux.taken >= MAX_STREAMS or self._config.budget.exhausted:
             end.abort()
             return
+        place = self._config.egress.take(self.user)
+        if place is None:
+            self._count("limit.files")
+            end.abort()
+            return
+        end.keep(place)
         cid = self._new_cid()
         self.send(wire.ACCEPT, wire.encode_accept(pid, cid.to_bytes(4, "little")))
         self._relay(cid, end)

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from mikanet.address import Address
 from mikanet.filters.base import FilterFactory
+from mikanet.guard.targets import Place, TargetLimits, Targets
 from mikanet.nitrosocks.client import NitroTunnel, Server
 from mikanet.nitrosocks.client_protocol import NitroClientConfig
 from mikanet.nitrosocks.keys import decrypt_challenge, encrypt_challenge, length_key
@@ -221,6 +222,10 @@ class MemoryEgress:
         """As :meth:`Egress.find`, by a resolver that never answers."""
         self.destinations.append(destination)
         return Deferred()
+
+    def take(self, user: object, files: int = 1) -> Place | None:
+        """There is always room."""
+        return Targets(TargetLimits(files, files)).take(None, files)
 
     def _make(self, factory: Any) -> Any:
         transport = MemoryTransport()

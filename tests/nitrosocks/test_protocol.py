@@ -6,10 +6,13 @@ import random
 from types import SimpleNamespace
 
 from twisted.internet import error
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from mikanet.egress import Egress, EgressPolicy, parse_rule
 from mikanet.errors import DestinationError, Reason
 from mikanet.guard.admission import AdmissionLimits
+from mikanet.guard.targets import TargetLimits, Targets
 from mikanet.nitrosocks import protocol, resend
 from mikanet.nitrosocks.client_link import ClientLink
 from mikanet.nitrosocks.frames import Command, encode
@@ -405,6 +408,17 @@ class StreamTests(SynchronousTestCase):
             world.settle()
             self.assertEqual(outcome[0].value.reason, reason)
             self.assertEqual([len(session.mux.streams) for session in world.server.sessions], [0])
+
+    def test_one_user_leaves_files(self) -> None:
+        """Streams of one user to a black hole, over TCP, have a bound; one more is told so."""
+        targets = Targets(TargetLimits(40, 3))
+        policy = EgressPolicy(allow=(parse_rule("192.0.2.80/32"),))
+        world = World(server={"egress": Egress(MemoryReactorClock(), policy, targets=targets)})
+        outcomes = [world.open()[1] for _ in range(5)]
+        world.settle()
+        self.assertEqual([outcome[0].type for outcome in outcomes[3:]], [DestinationError] * 2)
+        self.assertEqual(world.server.counters["nitrosocks.server.target.limit"], 2)
+        self.assertEqual((targets.total, [len(outcome) for outcome in outcomes[:3]]), (3, [0] * 3))
 
     def test_half_close_both_ways(self) -> None:
         """Each direction ends alone; with both ended nothing is left of the stream."""

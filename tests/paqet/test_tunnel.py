@@ -8,11 +8,14 @@ from typing import Any, cast
 from twisted.internet import error
 from twisted.internet.address import IPv4Address
 from twisted.internet.protocol import Protocol
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.address import Address
+from mikanet.egress import Egress, EgressPolicy, parse_rule
 from mikanet.errors import DestinationError, Reason, reason_of
+from mikanet.guard.targets import TargetLimits, Targets
 from mikanet.paqet.client import HALF_CLOSED_TIME, PaqetTunnel
 from mikanet.paqet.connection import MAX_MISSED, PING_INTERVAL
 from mikanet.paqet.server import MESSAGE_TIME
@@ -135,6 +138,19 @@ class StreamTests(SynchronousTestCase):
         application = world.connect(tunnel)
         world.run(lambda: application.lost is not None)
         self.assertEqual(world.counters["paqet.server.target.policy"], 1)
+
+    def test_one_address_leaves_files(self) -> None:
+        """Streams of one client's address to a black hole have a bound."""
+        world = World()
+        targets = Targets(TargetLimits(40, 3))
+        policy = EgressPolicy(allow=(parse_rule("0.0.0.0/0"),))
+        egress = Egress(MemoryReactorClock(), policy, targets=targets)
+        world.factory.config = replace(world.factory.config, egress=egress)
+        tunnel = world.live()
+        applications = [world.connect(tunnel, to=Address("192.0.2.80", 80)) for _ in range(5)]
+        world.run(lambda: sum(application.lost is not None for application in applications) == 2)
+        self.assertEqual(targets.total, 3)
+        self.assertEqual(world.counters["paqet.server.target.limit"], 2)
 
     def test_connections_take_turns(self) -> None:
         """Streams go to the connections in turn, and to the living where one is dead."""

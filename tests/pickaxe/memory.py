@@ -17,6 +17,7 @@ from zope.interface import implementer
 from mikanet.address import Address
 from mikanet.carriers.base import BaseCarrier
 from mikanet.errors import DestinationError, Reason
+from mikanet.guard.targets import Place, TargetLimits, Targets
 from mikanet.interfaces import ICarrier, IClientCarrier
 from mikanet.pickaxe.client import PickaxeClient, PickaxeClientConfig
 from mikanet.pickaxe.keys import Kdf, Secret
@@ -124,6 +125,10 @@ class MemoryEgress:
     def __init__(self) -> None:
         self.targets: list[MemoryTransport] = []
         self.asked: list[Address] = []
+
+    def take(self, user: object, files: int = 1) -> Place | None:
+        """There is always room."""
+        return Targets(TargetLimits(files, files)).take(None, files)
 
     def connect(self, destination: Address, factory: IProtocolFactory, user: Any = None) -> Deferred[IProtocol]:
         self.asked.append(destination)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
 from twisted.internet.error import CannotListenError, ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.protocol import Factory
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.address import Address
+from mikanet.egress import Egress, EgressPolicy
 from mikanet.errors import DestinationError, Reason
+from mikanet.guard.targets import TargetLimits, Targets
 from mikanet.pickaxe import sending, wire
 from mikanet.pickaxe.client import LOST_AFTER
 from mikanet.pickaxe.keys import Kdf, Secret
 from mikanet.pickaxe.mux import INITIAL_CREDIT
 from mikanet.pickaxe.policy import Policy
+from mikanet.pickaxe.server import PickaxeServer
 from mikanet.pickaxe.tunnel import PickaxeTunnel
-from tests.pickaxe.memory import App, World
+from tests.pickaxe.memory import SECRET, App, World
 from tests.support.transports import MemoryTransport
 
 
@@ -492,10 +497,7 @@ class StrangerTests(SynchronousTestCase):
 
     def test_sessions_of_one_user_are_bounded(self) -> None:
         """Beyond --max-per-user a login leads to nothing."""
-        import dataclasses
-
         from mikanet.guard.admission import AdmissionLimits
-        from mikanet.pickaxe.server import PickaxeServer
 
         world = World()
         config = dataclasses.replace(world.server_config, limits=AdmissionLimits(per_user=1))
@@ -526,6 +528,37 @@ class StrangerTests(SynchronousTestCase):
         self.assertEqual(world.server_config.counters["pickaxe.server.refused.overrun"], 1)
         self.assertGreater(len(road.made), 0)
         self.assertEqual(app.received, b"")
+
+    def test_one_user_leaves_files(self) -> None:
+        """Sessions of one user that connect to a black hole have a bound together, and others connect beside them."""
+        world = World()
+        targets = Targets(TargetLimits(40, 10))
+        egress = Egress(MemoryReactorClock(), EgressPolicy(), targets=targets)
+        world.server_config = dataclasses.replace(
+            world.server_config, users={"alice": SECRET, "bob": SECRET}.get, egress=egress
+        )
+        world.server = PickaxeServer(world.clock, world.server_config)
+        world.road("only")
+        outcomes: list[Any] = []
+        clients = [
+            world.start("alice", seconds=1.0),
+            world.start("alice", seconds=4.0),
+            world.start("bob", seconds=1.0),
+        ]
+        for client in clients[:2]:
+            assert client.link is not None
+            for _ in range(8):
+                made = client.link.connect(Address("93.184.216.34", 80), Factory.forProtocol(App))
+                made.addErrback(lambda failure: outcomes.append(failure.value.reason))
+        world.pass_time(0.2)
+        self.assertEqual((targets.of("alice"), outcomes), (10, [Reason.LIMIT] * 6))
+        assert clients[2].link is not None
+        clients[2].link.connect(Address("93.184.216.34", 80), Factory.forProtocol(App)).addErrback(lambda _: None)
+        world.pass_time(0.2)
+        self.assertEqual((targets.of("bob"), targets.total), (1, 11))
+        for link in list(world.server.sessions.values()):
+            link.end()
+        self.assertEqual(targets.total, 0)
 
     def test_unanswered_closes_count(self) -> None:
         """Connection ids whose Close was never answered are connections, to the cap."""

@@ -8,6 +8,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.errors import ConfigError
+from mikanet.guard.targets import TargetLimits, Targets
 from mikanet.pickaxe.listening import MAX_PORTS, ListenPolicy, PortTable, parse_port_range
 from mikanet.pickaxe.wire import Status
 
@@ -43,7 +44,10 @@ class PortTableTests(SynchronousTestCase):
     def setUp(self) -> None:
         """A table."""
         self.reactor: Any = MemoryReactorClock()
-        self.table = PortTable(self.reactor, ListenPolicy(((100, 200),), "192.0.2.1"))
+        self.targets = Targets(TargetLimits(1000, 1000))
+        self.table = PortTable(
+            self.reactor, ListenPolicy(((100, 200),), "192.0.2.1"), lambda: self.targets.take("alice")
+        )
 
     def test_listen_and_stop(self) -> None:
         """A permitted port is opened on the given address, and closed."""
@@ -56,6 +60,16 @@ class PortTableTests(SynchronousTestCase):
         self.table.stop(b"p" * 16)
         self.assertIs(self.table.listen(b"p" * 16, 151, lambda end: None)[0], Status.OK)
         self.table.stop_all()
+
+    def test_ports_are_files(self) -> None:
+        """Each open port takes a place among the files of its user, and gives it back; without one none is opened."""
+        self.targets = Targets(TargetLimits(2, 2))
+        made = [self.table.listen(bytes([index]) * 16, 0, lambda end: None)[0] for index in range(3)]
+        self.assertEqual(made, [Status.OK, Status.OK, Status.LIMIT])
+        self.table.stop(bytes(16))
+        self.assertEqual(self.targets.total, 1)
+        self.table.stop_all()
+        self.assertEqual(self.targets.total, 0)
 
     def test_refusals(self) -> None:
         """What is not permitted, and what is too much."""

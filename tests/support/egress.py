@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 
 from mikanet.address import Address, IPAddress
+from mikanet.guard.targets import Place, TargetLimits, Targets
 from tests.support.transports import MemoryTransport
 
 
@@ -36,6 +37,10 @@ class FakeEgress:
         deferred: Deferred[Any] = Deferred(cancel)
         self.waiting.append((deferred, factory))
         return deferred
+
+    def take(self, user: object, files: int = 1) -> Place | None:
+        """There is always room."""
+        return Targets(TargetLimits(files, files)).take(None, files)
 
     def let_through(self) -> MemoryTransport:
         """Connect the oldest waiting dial; returns the target's transport."""
