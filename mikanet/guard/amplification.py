@@ -27,14 +27,21 @@ def allowance(size: int) -> int:
 class Allowance:
     """What may go to one peer that speaks to us and has shown nothing yet.
 
+    :param weight: bytes that leave for each that is told here, as with parity.
     :ivar shown: whether it has; then there is no bound.
     """
 
-    __slots__ = ("_left", "shown")
+    __slots__ = ("_left", "_weight", "shown")
 
-    def __init__(self) -> None:
-        self._left = 0
+    def __init__(self, weight: float = 1.0) -> None:
+        self._left = 0.0
+        self._weight = weight
         self.shown = False
+
+    @property
+    def left(self) -> int:
+        """Bytes that may go now."""
+        return int(self._left / self._weight)
 
     def received(self, size: int) -> None:
         """So many bytes came."""
@@ -44,9 +51,10 @@ class Allowance:
         """Whether so many may go; they count if so."""
         if self.shown:
             return True
-        if size > self._left:
+        cost = size * self._weight
+        if cost > self._left:
             return False
-        self._left -= size
+        self._left -= cost
         return True
 
 

@@ -81,6 +81,7 @@ class Arq:
     :ivar dead: a segment was sent :data:`DEAD_LINK` times, and none was acknowledged since.
     :ivar proven: the peer acknowledged a segment with a time stamp that it was sent with, so it is live (Q4).
     :ivar must_prove: nothing leaves the send window before the proof, so that the proof cannot be lost.
+    :ivar first_size: most bytes of the first segment, and no other leaves before the proof; None for no such bound.
     :ivar receive_limit: largest receive window told to the peer, and kept for it, while that is smaller than the
         settings'; see :data:`UNLIMITED`.
     :ivar retransmissions: segments sent more than once, counted each time.
@@ -113,6 +114,7 @@ class Arq:
         "_watched_passes",
         "conv",
         "dead",
+        "first_size",
         "must_prove",
         "proven",
         "rcv_nxt",
@@ -133,6 +135,7 @@ class Arq:
         self.dead = False
         self.proven = False
         self.must_prove = False
+        self.first_size: int | None = None
         self.receive_limit = UNLIMITED
         self.retransmissions = 0
         # Sending
@@ -394,6 +397,8 @@ class Arq:
         if self._queue.segments():
             if self._rmt_wnd == 0:
                 at = min(at, self._probe_at if self._probe_wait else soon)
+            elif self.first_size is not None and not self.proven and self._in_flight:
+                pass  # nothing more leaves before the proof
             elif self._congestion is not None or len(self._in_flight) < self._window():
                 at = min(at, soon)
         return None if at == _NEVER else at
@@ -456,7 +461,10 @@ class Arq:
     def _fill_window(self, window: int) -> bool:
         """Give waiting segments their numbers; true if there were any."""
         room = window - len(self._in_flight)
-        taken = self._queue.take(room) if room > 0 else None
+        most = None if self.proven else self.first_size
+        if most is not None:
+            room = min(room, 1 - len(self._in_flight))
+        taken = self._queue.take(room, most) if room > 0 else None
         if not taken:
             return False
         index = self._snd_una_index + len(self._in_flight)

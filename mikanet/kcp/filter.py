@@ -19,9 +19,10 @@ from zope.interface import implementer
 
 from mikanet.filters.base import Filter, Kind
 from mikanet.filters.packets import IPacketReceiver
+from mikanet.guard.amplification import Allowance
 from mikanet.interfaces import IPacketTransport
 from mikanet.kcp.arq import UNLIMITED, Arq, Due
-from mikanet.kcp.segment import ImpossibleAckError, SegmentError
+from mikanet.kcp.segment import HEADER_LENGTH, ImpossibleAckError, SegmentError
 from mikanet.kcp.settings import ArqSettings
 from mikanet.relay import MemoryBudget
 
@@ -30,8 +31,6 @@ PROBATION_WINDOW = 31
 #: Segments ready to go that end the delay of writes: it is there to join small ones. kcp-go lets a whole send window
 #: wait, and so idles for most of each interval (our choice; nobody but us can tell).
 DELAY_LIMIT = 32
-#: How many times more a server sends to such a peer than it got from it.
-PROBATION_FACTOR = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +73,7 @@ class KcpFilter(Filter):
     :param ts_offset: added to the time stamps on the wire; random, so that only who hears us can answer them.
     :param require_proof: keep what arrives from the upper protocol until the peer has acknowledged a segment (Q4).
     :param trust: when the peer counts as authenticated.
+    :param weight: bytes that leave below for each of a datagram here, as with parity.
     :param budget: that what is kept for the peer, and for sending to it, counts in.
     :ivar authenticated: whether it does.
     :cvar silent_half_close: an end of one direction is seen by nobody on the wire.
@@ -85,11 +85,11 @@ class KcpFilter(Filter):
     silent_half_close = True
 
     __slots__ = (
+        "_allowance",
         "_budget",
         "_charged",
         "_clock",
         "_closing",
-        "_credit",
         "_end_at",
         "_held",
         "_last_heard",
@@ -122,6 +122,7 @@ class KcpFilter(Filter):
         require_proof: bool = False,
         trust: Trust = Trust.AT_ONCE,
         budget: MemoryBudget | None = None,
+        weight: float = 1.0,
     ) -> None:
         super().__init__(upper)
         self._make_arq: Callable[[int], Arq] = lambda mtu: Arq(
@@ -136,7 +137,11 @@ class KcpFilter(Filter):
         self._budget = budget
         self._charged = 0
         self._write_ended: float | None = None  # when our direction ended, or a byte came after that
-        self._credit = 0  # bytes that may be sent while held
+        # A peer that speaks first may have forged its address; one that we chose has not.
+        self._allowance = Allowance(weight)
+        self._allowance.shown = self.authenticated
+        if not settings.stream:
+            self._allowance.received(settings.mtu)  # a message's fragments cannot be made smaller
         self._timer: IDelayedCall | None = None
         self._timer_at = 0.0
         self._last_heard = 0.0
@@ -206,8 +211,9 @@ class KcpFilter(Filter):
                 return
             if its_due > due:
                 due = its_due
-        if self._held:
-            self._credit += PROBATION_FACTOR * sum(map(len, packets))
+        if not self._allowance.shown:
+            self._allowance.received(sum(map(len, packets)))
+            self._allowance.shown = arq.proven
         if arq.proven and self._trust is Trust.PROVEN and not self.authenticated:
             self._release()
         self._pump(due)
@@ -322,7 +328,7 @@ class KcpFilter(Filter):
         arq = self.arq
         if arq is None or self._pumping:
             return
-        if self._held and not self._credit:
+        if self._held and not self._allowance.left:
             return  # nothing may be sent yet: the packet that opened the session is still to come
         self._pumping = True
         try:
@@ -368,20 +374,16 @@ class KcpFilter(Filter):
             due = (
                 Due.FLUSH
             )  # a delayed write goes with whatever leaves first: it may be the credit that a peer waits for
+        allowance = self._allowance
+        if not allowance.shown:
+            # With an acknowledgement and its own header the first segment fits into what may go. If not even a byte does,
+            # the acknowledgement is lost with it, and the peer sends again, which makes room.
+            arq.first_size = max(1, allowance.left - 2 * HEADER_LENGTH)
         datagrams = arq.flush(int(self._clock.seconds() * 1000), due)
-        if self._held:
-            datagrams = self._affordable(datagrams)
+        if not allowance.shown:
+            datagrams = [datagram for datagram in datagrams if allowance.take(len(datagram))]
         if datagrams and self.transport is not None:
             self.transport.writeSequence(datagrams)
-
-    def _affordable(self, datagrams: list[bytes]) -> list[bytes]:
-        """What may be sent to a peer that could be a forged address."""
-        sent = []
-        for datagram in datagrams:
-            if len(datagram) <= self._credit:
-                self._credit -= len(datagram)
-                sent.append(datagram)
-        return sent
 
     def _resume_producer(self, arq: Arq) -> bool:
         """Let the producer go on if there is room; true if something is to be pumped again."""

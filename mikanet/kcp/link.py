@@ -108,8 +108,9 @@ def kcp_stack(
     budget: MemoryBudget | None = None,
 ) -> tuple[Filter, KcpFilter]:
     """The filters of one session below ``upper``: the lowest of them, and the KCP one."""
+    weight = 1 + settings.parity_shards / settings.data_shards if settings.has_fec else 1.0
     kcp = KcpFilter(
-        upper, conv, settings.arq(), clock, settings.patience, ts_offset, settings.require_proof, trust, budget
+        upper, conv, settings.arq(), clock, settings.patience, ts_offset, settings.require_proof, trust, budget, weight
     )
     if settings.has_fec:
         return FecFilter(kcp, settings.data_shards, settings.parity_shards, clock, kcp.authenticated), kcp

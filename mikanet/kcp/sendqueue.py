@@ -34,9 +34,9 @@ class StreamQueue:
         """How many segments wait."""
         return -(-self._length // self._mss)
 
-    def take(self, count: int) -> list[tuple[int, bytes]]:
-        """The next segments, at most ``count``, as (frg, data)."""
-        mss, chunks, head = self._mss, self._chunks, self._head
+    def take(self, count: int, most: int | None = None) -> list[tuple[int, bytes]]:
+        """The next segments, at most ``count``, as (frg, data), of at most ``most`` bytes each."""
+        mss, chunks, head = self._mss if most is None else min(self._mss, most), self._chunks, self._head
         taken: list[tuple[int, bytes]] = []
         while len(taken) < count and chunks:
             chunk = chunks[0]
@@ -46,15 +46,15 @@ class StreamQueue:
                 chunks.popleft()
                 head = 0
                 if len(data) < mss and chunks:
-                    data, head = self._top_up(data)
+                    data, head = self._top_up(data, mss)
             taken.append((0, data))
             self._length -= len(data)
         self._head = head
         return taken
 
-    def _top_up(self, data: bytes) -> tuple[bytes, int]:
+    def _top_up(self, data: bytes, mss: int) -> tuple[bytes, int]:
         parts = [data]
-        missing = self._mss - len(data)
+        missing = mss - len(data)
         head = 0
         while missing and self._chunks:
             chunk = self._chunks[0]
@@ -91,7 +91,7 @@ class MessageQueue:
         """How many segments wait."""
         return len(self._waiting)
 
-    def take(self, count: int) -> list[tuple[int, bytes]]:
-        """The next segments, at most ``count``, as (frg, data)."""
+    def take(self, count: int, most: int | None = None) -> list[tuple[int, bytes]]:
+        """The next segments, at most ``count``, as (frg, data); fragments have been counted and stay as long as they are."""
         waiting = self._waiting
         return [waiting.popleft() for _ in range(min(count, len(waiting)))]

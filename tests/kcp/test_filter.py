@@ -320,8 +320,10 @@ class KcpFilterTests(FilterContractTests, SynchronousTestCase):
     def test_window_until_the_proof(self) -> None:
         """Where nothing above authenticates, the limit falls with the proof of life; a client's server has none."""
         _, filter_, transport = self.made(trust=Trust.PROVEN)
+        filter_.dataReceived(push(0, bytes(100)))
         filter_.write(b"hello")
-        (greeting,) = self.sent(transport)
+        *_, greeting = self.sent(transport)
+        self.assertEqual(greeting.data, b"hello")
         filter_.peer_authenticated()
         self.assertFalse(filter_.authenticated)
         filter_.dataReceived(encode(Segment(CONV, ACK, 0, 128, greeting.ts, 0, 1, b"")))
