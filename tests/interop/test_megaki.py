@@ -18,15 +18,16 @@ from typing import Any
 
 from twisted.internet import defer
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.error import ConnectionLost
 from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
 from mikanet.crypto import rsa_oaep
 from mikanet.megaki.arcangelo import Kind, WorkerCommand
-from mikanet.megaki.sazukari import KeyStock, Sazukari, Session, SessionLostError
+from mikanet.megaki.sazukari import KeyStock, Sazukari, Session, SessionLostError, TimedOutError
 from mikanet.megaki.yami import ClientYami, Reply, State
 from mikanet.service.secret_files import write_private_file
 from tests.lab import progress
@@ -591,6 +592,44 @@ class TroubleTests(MegakiTestCase):
         self.assertLessEqual(sorted(times)[-3], 0.2)
         self.assertFalse(busy[0].called)
         self.assertEqual(await defer.gatherResults(busy), [b"slept"] * 3)
+
+    async def test_many_sessions_of_one_address(self) -> None:
+        """While 120 sessions of one address resume and ask without end, a client of another network gets every answer."""
+        self.serve("--max-unverified-per-address=1000")
+        await self.wait_for_workers(4)
+        going = True
+
+        async def noisy() -> None:
+            client = self.client("127.0.0.1")
+            session = await client.connect()
+            while going:
+                saved = session.saved
+                try:
+                    await session.send_message(b"delay")
+                except (SessionLostError, TimedOutError):
+                    pass
+                await session.close()
+                await self.wait(0.01)
+                session = await client.resume(saved)
+
+        jobs = [Deferred.fromCoroutine(noisy()) for _ in range(120)]
+        for job in jobs:
+            job.addErrback(
+                lambda failure: failure.trap(CancelledError, SessionLostError, TimedOutError, ConnectionLost)
+            )
+        await self.wait(3)
+        honest = self.client("127.0.1.1")
+        times = []
+        for _ in range(12):
+            since = time.monotonic()
+            session = await honest.connect()
+            self.assertEqual(await session.send_message(b"honest"), b"You said 'honest'")
+            await session.close()
+            times.append(time.monotonic() - since)
+        going = False
+        for job in jobs:
+            job.cancel()
+        self.assertLess(sorted(times)[-1], 2.0, times)
 
     async def test_reload(self) -> None:
         """SIGHUP under load: every request is answered, first by the old script, at the end by the new one."""
