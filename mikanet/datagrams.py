@@ -10,7 +10,7 @@ import socket
 from typing import Any, cast
 
 from twisted.internet import base, udp
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.protocol import DatagramProtocol
 
@@ -34,11 +34,14 @@ class QuietPort(udp.Port):
     def connectionLost(self, reason: Any = None) -> None:
         """Close the socket, if that is what was asked for.
 
-        The kernel reports an unreachable peer as an error without anything to read, which to the reactor is an end.
+        The kernel reports an unreachable peer as an error without anything to read, which to the reactor is a clean end; at
+        its own end it has another reason.
         """
-        if reason is not None and self.connected and not self._read_error():
+        if reason is not None and reason.check(ConnectionDone) and self.connected:
             self.startReading()  # type: ignore[no-untyped-call]  # untyped in Twisted
-            return
+            if not self._read_error():  # whose protocol may stop the port
+                return
+            self.stopReading()  # type: ignore[no-untyped-call]  # untyped in Twisted
         self._realPortNumber = None
         base.BasePort.connectionLost(self, reason)
         self.protocol.doStop()

@@ -114,3 +114,21 @@ class RefusalTests(TestCase):
         peer.sendto(b"here", ("127.0.0.1", port.getHost().port))
         heard = yield mine.first
         self.assertEqual(heard, b"here")
+
+    @inlineCallbacks
+    def test_stopped_by_icmp(self) -> Any:
+        """A protocol may stop its port when it hears of it: nothing of the port is left in the reactor."""
+        mine = _Connected()
+        port = open_flow(global_reactor, mine, "127.0.0.1")
+        stopped: list[Any] = []
+        mine.connectionRefused = lambda: stopped.append(port.stopListening())  # type: ignore[method-assign]
+        peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        peer.bind(("127.0.0.1", 0))
+        where = peer.getsockname()
+        peer.close()
+        port.connect(*where)
+        port.write(b"anybody?")
+        while not stopped:
+            yield deferLater(global_reactor, 0.01)
+        yield stopped[0]
+        self.assertNotIn(port, global_reactor.getReaders())

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -148,8 +149,12 @@ class IcmpSocket:
             self._received(cast(str, current), batch)
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor is going."""
-        self.close()
+        """The reactor is going; or the kernel reports what the network said of a packet, which to the reactor is a clean end."""
+        if self._socket is not None and reason.check(ConnectionDone):
+            self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # so that it is not reported again
+            self._reactor.addReader(self)
+        else:
+            self.close()
 
     def close(self) -> None:
         """No more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
@@ -10,7 +11,9 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.carriers import polled_wire as wire
@@ -27,7 +30,7 @@ from mikanet.carriers.dns_records import (
     to_records,
 )
 from mikanet.carriers.dns_zone import DnsZone
-from mikanet.carriers.icmp import IcmpClient, IcmpServer
+from mikanet.carriers.icmp import IcmpClient, IcmpServer, IcmpSocket
 from mikanet.carriers.icmp_client import MAX_SIZE, IcmpHandshake
 from mikanet.carriers.polled_numbers import KEY_SIZE, Numbers
 from mikanet.carriers.polled_server import PolledLink, PolledServer
@@ -337,6 +340,29 @@ class HandshakeTests(SynchronousTestCase):
                 return data if chance.random() < 0.7 else None
 
             self.assertIsNotNone(self.run_over(lossy, lossy).mode, seed)
+
+
+class IcmpSocketTests(SynchronousTestCase):
+    """The raw socket in the reactor, with one of UDP in its place."""
+
+    def setUp(self) -> None:
+        """A socket that is watched."""
+        self.made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(self.made.close)
+        self.patch(IcmpSocket, "_open", lambda *_: self.made)
+        self.readers: list[Any] = []
+        self.addReader = self.readers.append
+        self.removeReader = self.readers.remove
+        self.socket = IcmpSocket(self, "127.0.0.1", 0, b"", lambda host, echoes: None)
+
+    def test_what_the_network_reports(self) -> None:
+        """An error that the kernel reports, which the reactor takes for an end, does not close it; the reactor's end does."""
+        self.removeReader(self.socket)  # as the reactor does before it says so
+        self.socket.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.readers, [self.socket])
+        self.assertNotEqual(self.made.fileno(), -1)
+        self.socket.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual((self.readers, self.made.fileno()), ([], -1))
 
 
 class IcmpHandshakeTests(SynchronousTestCase):
