@@ -8,21 +8,15 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.task import Clock
-
 from mikanet.carriers import http_frames, polled_wire
 from mikanet.carriers.http_batches import split
 from mikanet.carriers.polled_arq import Receiver, Sender
 from mikanet.carriers.polled_numbers import KEY_SIZE, Numbers
 from mikanet.carriers.polled_server import PolledServer
-from mikanet.carriers.strangers import Strangers
-from mikanet.crypto.replay import ReplaySet
 from mikanet.errors import RemoteProtocolError
 from mikanet.fec.decoder import FecDecoder
 from mikanet.fec.reedsolomon import ReedSolomon
 from mikanet.filters.packetizer import PacketReader
-from mikanet.guard.admission import Admission, AdmissionLimits
-from mikanet.guard.deadlines import Deadlines
 from mikanet.kcp.arq import Arq
 from mikanet.kcp.segment import ACK, HEADER, PUSH, WASK
 from mikanet.kcp.settings import ArqSettings
@@ -39,6 +33,7 @@ from mikanet.smux.session import SmuxSettings, StreamData
 from mikanet.wire import dns
 from tests.lab.codecs import CODECS
 from tests.lab.growth import Load
+from tests.lab.server_loads import SERVER_LOADS
 
 Parts = Sequence[bytes]
 _KEYS = SessionKeys(bytes(32), bytes(range(32)))
@@ -299,45 +294,7 @@ def _smux_data(count: int) -> Parts:
     return [smux.HEADER.pack(2, smux.Cmd.SYN, 0, 1), *_smux_frames(smux.Cmd.PSH, b"x", lambda _: 1)(count)]
 
 
-# -- rules
-
-
-def _admission(parts: Parts) -> None:
-    admission = Admission(AdmissionLimits(), lambda: 0.99)
-    for index, part in enumerate(parts):
-        admission.admit(index, part.decode(), index * 0.001)
-        if index % 3 == 0:
-            admission.leave(index // 2)
-
-
-def _strangers(parts: Parts) -> None:
-    strangers = Strangers[int](1000, 32)
-    for index, part in enumerate(parts):
-        while (oldest := strangers.in_the_way(part)) is not None:
-            strangers.discard(oldest)
-        strangers.add(index, part)
-
-
-def _deadlines(parts: Parts) -> None:
-    clock = Clock()
-    deadlines = Deadlines(clock, 5.0)
-    for _ in parts:
-        deadlines.start(lambda: None)
-    clock.advance(6.0)
-
-
-def _replays(parts: Parts) -> None:
-    replays = ReplaySet()
-    for index, part in enumerate(parts):
-        replays.accept(part, 1000, 1000 + index * 0.001)
-
-
-def _hosts(count: int) -> Parts:
-    return [f"10.{index >> 16 & 255}.{index >> 8 & 255}.{index & 255}".encode() for index in range(count)]
-
-
-def _ivs(count: int) -> Parts:
-    return [(index + 1).to_bytes(16, "big") for index in range(count)]
+# -- codecs of several systems
 
 
 def _pointers(count: int) -> bytes:
@@ -494,11 +451,7 @@ LOADS: dict[str, Load] = {
         ),
         Load("dns-message/chains", _one(_pointers_to_pointers), lambda parts: dns.Message.decode(parts[0]), (), 400),
         Load("dns-message/labels", _one(_labels), lambda parts: dns.Message.decode(parts[0]), (), 256),
-        Load("admission/addresses", _hosts, _admission),
-        Load("strangers/one-address", lambda count: [b"a"] * count, _strangers),
-        Load("strangers/addresses", _hosts, _strangers),
-        Load("deadlines/all-at-once", lambda count: [bytes(60)] * count, _deadlines),
-        Load("replay-set/fresh", _ivs, _replays),
+        *SERVER_LOADS,
         *(
             _streams(name)
             for name, codec in CODECS.items()
