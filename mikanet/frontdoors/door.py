@@ -33,8 +33,9 @@ from mikanet.relay import MemoryBudget, RelayEnd, join
 
 log = Logger()
 
-#: How long a refused client may take to read the answer and close, in seconds (our choice).
-LINGER = 2.0
+#: How long a refused client may be silent until it closes, and how long it may go on sending in all, in seconds (our
+#: choice; nginx has 5 and 30): closing over what it still sends would reset the connection, and cost it the answer.
+LINGER, LONGEST_LINGER = 2.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,9 @@ class Door(RelayEnd):
     dialling: Dial | None = None
     _deadline: tuple[Deadlines, int] | None = None
     _refused = False
+    # Since when a refused client goes on, and whether it has sent anything lately.
+    _lingering_since = 0.0
+    _still_sending = False
 
     def __init__(self, factory: DoorFactory) -> None:
         self.factory: DoorFactory = factory
@@ -232,10 +236,24 @@ class Door(RelayEnd):
             transport.loseConnection()
         else:
             self.end_writing()
-            self.set_deadline(LINGER, transport.loseConnection)
+            self._lingering_since = self.settings.reactor.seconds()
+            self.set_deadline(LINGER, self._linger)
+
+    def dropped(self) -> None:
+        """A refused client has sent something more."""
+        self._still_sending = True
+
+    def _linger(self) -> None:
+        still_sending, self._still_sending = self._still_sending, False
+        if still_sending and self.settings.reactor.seconds() - self._lingering_since < LONGEST_LINGER:
+            self.set_deadline(LINGER, self._linger)
+        elif self.transport is not None and not self._lost:
+            self.transport.loseConnection()
 
     def _hold(self, data: bytes) -> None:
-        if not self._refused:
+        if self._refused:
+            self.dropped()
+        else:
             super()._hold(data)
 
     # -- ends

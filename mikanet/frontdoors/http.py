@@ -42,6 +42,10 @@ class HttpDoor(Door):
     _outgoing: messages.Outgoing | None = None
     _upstream: Upstream | None = None
     _pumping = False
+    # Whether a request was answered, so that what follows it and is none needs no answer.
+    _answered = False
+    # Whether the response is passed on as it comes, because it is none that h11 can read.
+    _raw = False
     # What waits in h11's buffer and cannot be taken yet, in bytes; and the two reasons to read no more.
     _waiting = 0
     _held = False
@@ -58,8 +62,13 @@ class HttpDoor(Door):
         http = self._http
         if http is None:
             RelayEnd.dataReceived(self, data)
-        elif not self._refused:
-            http.receive_data(data)
+        elif self._refused:
+            self.dropped()
+        elif not self._raw:
+            if http.their_state is h11.IDLE and not http.trailing_data[0]:
+                # Empty lines between requests mean nothing (RFC 9112, section 2.2).
+                data = data.lstrip(b"\r\n")
+            http.receive_data(data) if data else None
             self._waiting += len(data)
             self._pump()
 
@@ -104,6 +113,8 @@ class HttpDoor(Door):
         ours, theirs = http.our_state, http.their_state
         if ours is h11.DONE and theirs is h11.DONE:
             http.start_next_cycle()
+            self._skip_empty_lines(http)
+            self._answered = True
             self._request = None
             self.set_deadline(self.settings.keep_alive_timeout, partial(self.refuse, b""))
             return True
@@ -111,6 +122,16 @@ class HttpDoor(Door):
             self._drop_upstream()
             self.refuse(b"")
         return False
+
+    def _skip_empty_lines(self, http: h11.Connection) -> None:
+        """As :meth:`dataReceived` does, for lines that came right behind a request."""
+        rest, ended = http.trailing_data
+        if rest[:1] in (b"\r", b"\n"):
+            self._http = fresh = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+            if rest := rest.lstrip(b"\r\n"):
+                fresh.receive_data(rest)
+            if ended:
+                fresh.receive_data(b"")
 
     def _begin(self, request: h11.Request) -> None:
         self._request = request
@@ -198,6 +219,10 @@ class HttpDoor(Door):
     def _broken_request(self, http: h11.Connection, problem: h11.RemoteProtocolError) -> None:
         self.count("refused.protocol")
         self._drop_upstream(abort=True)
+        if self._answered and self._request is None:
+            # What it wanted it has got; an answer to what follows would be one too many.
+            self.refuse(b"")
+            return
         status = HTTPStatus(problem.error_status_hint)
         self._answer(status, "this is not a request that HTTP allows")
         if http.our_state is not h11.ERROR:
@@ -224,6 +249,35 @@ class HttpDoor(Door):
         upstream.hand_over()
         self._hand_over()
         super().reached(upstream)
+
+    def take_raw(self, data: bytes) -> bool:
+        """A response that is none of HTTP/1: let the client make of it what it can. False if that is not possible."""
+        http, transport = self._http, self.transport
+        if (
+            http is None
+            or transport is None
+            or http.their_state is not h11.DONE
+            or http.our_state is not h11.SEND_RESPONSE
+        ):
+            return False
+        self.count("raw")
+        self._raw = True
+        transport.write(data)
+        return True
+
+    def take_more(self, data: bytes) -> None:
+        """More of what is passed on as it comes."""
+        if self.transport is not None and not self._lost:
+            self.transport.write(data)
+
+    def raw_ended(self, clean: bool) -> None:
+        """That was all of it."""
+        if clean:
+            self._drop_upstream()
+            self.refuse(b"")
+        else:
+            self._drop_upstream(abort=True)
+            self.abort()
 
     def take_response(self, event: h11.Response) -> None:
         """The head of the response."""
@@ -334,6 +388,8 @@ class Upstream(FarEnd):
 
     def __init__(self, door: HttpDoor, destination: Address) -> None:
         self._door: HttpDoor | None = door
+        self._head: messages.ResponseHead | None = None
+        self._raw = False
         self._http: h11.Connection | None = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         self.destination = destination
         self.answers = 0
@@ -341,6 +397,7 @@ class Upstream(FarEnd):
 
     def send_request(self, head: h11.Request) -> None:
         """Begin an exchange."""
+        self._head = messages.ResponseHead(MAX_HEAD)
         self.send_event(head)
 
     def send_event(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> None:
@@ -361,8 +418,50 @@ class Upstream(FarEnd):
         if http is None:
             RelayEnd.dataReceived(self, data)
         elif self._door is not None:
-            http.receive_data(data)
-            self._pump(http, self._door)
+            if self._raw:
+                self._door.take_more(data)
+            elif self._head is not None:
+                self._read_heads(data, http, self._door)
+            else:
+                http.receive_data(data)
+                self._pump(http, self._door)
+
+    def _read_heads(self, data: bytes, http: h11.Connection, door: HttpDoor) -> None:
+        """Give h11 the head of a response in a form that it reads; heads of 1xx responses come before it."""
+        while self._head is not None and self._door is not None:
+            head = self._head
+            try:
+                rest = head.feed(data)
+                if rest is None:
+                    return
+                data = rest
+                http.receive_data(head.tidied())
+                event: Any = http.next_event()
+            except RemoteProtocolError:
+                door.upstream_failed(self)
+                return
+            except h11.RemoteProtocolError:
+                event = None
+            if event is None:
+                self._pass_on(head, data, door)
+            elif isinstance(event, h11.InformationalResponse) and event.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+                door.take_informational(event)
+                self._head = messages.ResponseHead(MAX_HEAD)
+            else:
+                self._head = None
+                self._deliver(event, http, door)
+        if self._head is None and not self._raw:
+            if data:
+                self.dataReceived(data)
+            elif self._door is not None:
+                self._pump(http, self._door)
+
+    def _pass_on(self, head: messages.ResponseHead, rest: bytes, door: HttpDoor) -> None:
+        self._head = None
+        if head.readable and door.take_raw(head.as_it_came() + rest):
+            self._raw = True
+        else:
+            door.upstream_failed(self)
 
     def _pump(self, http: h11.Connection, door: HttpDoor) -> None:
         while self._door is not None and self._http is not None:
@@ -382,10 +481,7 @@ class Upstream(FarEnd):
 
     def _deliver(self, event: Any, http: h11.Connection, door: HttpDoor) -> None:
         if isinstance(event, h11.InformationalResponse):
-            if event.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-                door.take_switch(self, event)
-            else:
-                door.take_informational(event)
+            door.take_switch(self, event)  # 101, as others do not get here
         elif isinstance(event, h11.Response):
             self.answering = True
             door.take_response(event)
@@ -424,7 +520,9 @@ class Upstream(FarEnd):
         http, door = self._http, self._door
         if http is None or door is None:
             return
-        if clean:
+        if self._raw:
+            door.raw_ended(clean)
+        elif clean:
             http.receive_data(b"")
             self._pump(http, door)
         elif http.our_state is h11.IDLE:

@@ -33,7 +33,7 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 
-_ABSOLUTE: Final = re.compile(rb"http://([^/?#]+)(/[^?#]*)?(\?[^#]*)?", re.IGNORECASE)
+_ABSOLUTE: Final = re.compile(rb"(?:http|ws)://([^/?#]+)(/[^?#]*)?(\?[^#]*)?", re.IGNORECASE)
 _AUTHORITY: Final = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._~-]+))(?::([0-9]*))?")
 
 #: Methods that may be sent again over a new connection when an idle one turns out to be dead (RFC 9110 section 9.2.2).
@@ -96,7 +96,7 @@ def connect_destination(request: h11.Request) -> Address:
 
 
 def outgoing(request: h11.Request) -> Outgoing:
-    """What goes to the destination for a request with an absolute ``http://`` URL.
+    """What goes to the destination for a request with an absolute ``http://`` or ``ws://`` URL.
 
     The target becomes origin-form, Host is what the URL says (RFC 9112 section 3.2.2), headers of this connection go.
 
@@ -113,11 +113,12 @@ def outgoing(request: h11.Request) -> Outgoing:
     if b"transfer-encoding" in names and b"content-length" in names:
         raise RemoteProtocolError("a request has Content-Length or Transfer-Encoding, not both")
     headers: Headers = [(b"Host", authority)]
-    headers += (pair for pair in end_to_end(request) if pair[0].lower() != b"host")
+    upgrade = wanted_upgrade(request)
+    headers += (pair for pair in end_to_end(request, upgrading=upgrade is not None) if pair[0].lower() != b"host")
     if b"transfer-encoding" in names:
         headers.append((b"Transfer-Encoding", b"chunked"))
-    if wants_websocket(request):
-        headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+    if upgrade is not None:
+        headers += [(b"Connection", b"Upgrade"), (b"Upgrade", upgrade)]
     return Outgoing(
         destination,
         h11.Request(method=request.method, target=(path or whole) + (query or b""), headers=headers),
@@ -125,12 +126,66 @@ def outgoing(request: h11.Request) -> Outgoing:
     )
 
 
-def end_to_end(message: h11.Request | h11.Response | h11.InformationalResponse) -> Headers:
-    """The headers of a message that go on to the other side, spelled as they came."""
+def end_to_end(message: h11.Request | h11.Response | h11.InformationalResponse, upgrading: bool = False) -> Headers:
+    """The headers of a message that go on to the other side, spelled as they came.
+
+    :param upgrading: keep those that ``Connection`` names: they belong to an upgrade that is passed on.
+    """
     named = {token for name, value in message.headers if name == b"connection" for token in _tokens(value)}
     # What frames the body is not the peer's to have removed.
-    dropped = _HOP_BY_HOP | (named - {b"content-length"})
+    dropped = _HOP_BY_HOP if upgrading else _HOP_BY_HOP | (named - {b"content-length"})
     return [(name, value) for name, value in message.headers.raw_items() if name.lower() not in dropped]
+
+
+_SPACE_BEFORE_COLON: Final = re.compile(rb"(\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]+:")
+_FINAL: Final = re.compile(rb"(?:HTTP/[0-9.]+|ICY) +[2-9][0-9][0-9]\b")
+_HEAD_END: Final = re.compile(rb"\n\r?\n")
+
+
+class ResponseHead:
+    """Gathers the head of a response, to see whether it is one of HTTP/1 and to make it readable.
+
+    :param most: bytes that it may have.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._head = bytearray()
+
+    @property
+    def readable(self) -> bool:
+        """Whether a client may make something of it that h11 cannot: ``ICY 200 OK``, or a head with odd lines.
+
+        It has to be a final response; what begins in no such way is a server of another protocol.
+        """
+        return _FINAL.match(self._head) is not None
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take bytes; those behind the head, or None while it is not complete.
+
+        :raises RemoteProtocolError: if it is too long, or begins as no head does.
+        """
+        already = len(self._head)
+        self._head += data
+        if not any(start.startswith(self._head[:4]) for start in (b"HTTP", b"ICY ")):
+            raise RemoteProtocolError("this is no HTTP response")
+        end = _HEAD_END.search(self._head, max(0, already - 2))
+        if end is None:
+            if len(self._head) > self._most:
+                raise RemoteProtocolError("the head of a response is too long")
+            return None
+        rest = bytes(self._head[end.end() :])
+        del self._head[end.end() :]
+        return rest
+
+    def tidied(self) -> bytes:
+        """The head without spaces before its colons, which a proxy has to remove (RFC 9112, section 5.1)."""
+        return _SPACE_BEFORE_COLON.sub(rb"\1:", self._head)
+
+    def as_it_came(self) -> bytes:
+        """The head for a client that is to read it itself, on a connection that ends with the response."""
+        line, newline, rest = bytes(self._head).partition(b"\n")
+        return line + newline + b"Connection: close\r\n" + rest
 
 
 def response_headers(response: h11.Response | h11.InformationalResponse) -> Headers:
@@ -152,11 +207,13 @@ def has_body(request: h11.Request) -> bool:
     )
 
 
-def wants_websocket(request: h11.Request) -> bool:
-    """Whether the request asks to go on as a WebSocket, the one upgrade that is passed on."""
-    upgrade = [value.lower() for name, value in request.headers if name == b"upgrade"]
+def wanted_upgrade(request: h11.Request) -> bytes | None:
+    """The protocols that a request asks to go on with, WebSocket as a rule; None if it does not."""
+    upgrade = [value for name, value in request.headers if name == b"upgrade"]
     asked = any(name == b"connection" and b"upgrade" in _tokens(value) for name, value in request.headers)
-    return asked and upgrade == [b"websocket"] and not has_body(request) and request.http_version >= b"1.1"
+    if not asked or not upgrade or has_body(request) or request.http_version < b"1.1":
+        return None
+    return b", ".join(upgrade)
 
 
 def authorized(request: h11.Request, check: Callable[[bytes, bytes], bool]) -> bool:

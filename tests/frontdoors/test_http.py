@@ -339,9 +339,76 @@ class UpstreamTests(HttpTestCase):
         self.assertTrue(client.half_closed)
         client.deliver(b"56789" + b"x" * 100000)
         self.assertTrue(client.reading)
+        for _ in range(14):
+            self.reactor.advance(2)
+            self.assertEqual(client.outcome, "open")
+            client.deliver(b"x" * 100000)
+        self.reactor.advance(2)
         self.reactor.advance(2)
         self.assertEqual(client.outcome, "closed")
         self.assert_nothing_left()
+
+    def test_refused_body_that_ends(self) -> None:
+        """A refused client that sends nothing more for two seconds is closed."""
+        client = self.open()
+        client.deliver(POST + b"01234")
+        self.tunnel.dialled[0].reject(DestinationError(Reason.POLICY))
+        client.deliver(b"56789")
+        self.reactor.advance(2)
+        self.assertEqual(client.outcome, "open")
+        self.reactor.advance(2)
+        self.assertEqual(client.outcome, "closed")
+
+    def test_odd_heads(self) -> None:
+        """Spaces before colons go; a head that h11 cannot read, and that of a radio station, are the client's to read."""
+        for head, expected in (
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Length : 5\r\nX\t:y\r\n\r\n",
+                b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: y\r\n\r\n",
+            ),
+            (b"HTTP/1.1 100 Continue\r\n\r\n" + OK[:-5], b"HTTP/1.1 100 Continue\r\n\r\n" + OK[:-5]),
+            (
+                b"HTTP/1.0 200 OK\r\nb\xc3\xa4d name: 1\r\n\r\n",
+                b"HTTP/1.0 200 OK\r\nConnection: close\r\nb\xc3\xa4d name: 1\r\n\r\n",
+            ),
+            (b"ICY 200 OK\r\nicy-metaint:0\r\n\r\n", b"ICY 200 OK\r\nConnection: close\r\nicy-metaint:0\r\n\r\n"),
+        ):
+            for pieces in fragmentations(head + b"hello", most_cuts=60):
+                client, far = self.begin()
+                for piece in pieces:
+                    far.deliver(piece)
+                self.assertEqual(client.read(), expected + b"hello", pieces)
+                if b"close" in expected:
+                    client.deliver(GET)  # which is for nobody: the connection ends with the response
+                    far.deliver(b" and more")
+                    far.deliver_end()
+                    self.assertEqual(client.read(), b" and more")
+                    self.assertTrue(client.half_closed)
+                client.deliver_end()
+
+    def test_long_head(self) -> None:
+        """A head without an end is answered 502."""
+        client, far = self.begin()
+        far.deliver(b"HTTP/1.1 200 OK\r\n")
+        count = 0
+        while far.outcome == "open" and count < 70:
+            far.deliver(b"X-Filler: " + b"x" * 1000 + b"\r\n")
+            count += 1
+        self.assertLess(count, 70)
+        self.assert_status(client, 502)
+
+    def test_an_odd_response_to_a_body_under_way(self) -> None:
+        """While the client still sends, what it sends must not reach the destination unread: 502."""
+        client, far = self.begin(POST + b"01234")
+        far.deliver(b"ICY 200 OK\r\n\r\n")
+        self.assert_status(client, 502)
+
+    def test_a_cut_odd_response(self) -> None:
+        """A reset half-way is a reset for the client."""
+        client, far = self.begin()
+        far.deliver(b"ICY 200 OK\r\n\r\nhalf")
+        far.lose(error.ConnectionLost())
+        self.assertEqual(client.outcome, "aborted")
 
     def test_no_response(self) -> None:
         """A destination that ends, is lost, or is no HTTP server before any response is answered 502."""
@@ -528,15 +595,47 @@ class UpgradeTests(HttpTestCase):
         self.assertEqual(client.read(), OK)
 
     def test_unasked_switch(self) -> None:
-        """101 to a request without an upgrade, or with another one than WebSocket, is answered 502."""
-        for request in (GET, self.REQUEST.replace(b"websocket", b"h2c")):
-            client, far = self.begin(request)
-            far.deliver(self.SWITCH)
-            self.assert_status(client, 502)
+        """101 to a request without an upgrade is answered 502."""
+        client, far = self.begin(GET)
+        far.deliver(self.SWITCH)
+        self.assert_status(client, 502)
+
+    def test_another_protocol(self) -> None:
+        """Both sides go on with whatever they agreed on, with the bytes that came right behind the switch."""
+        client, far = self.begin(self.REQUEST.replace(b"websocket", b"h2c"))
+        far.deliver(self.SWITCH.replace(b"websocket", b"h2c") + b"first")
+        self.assertTrue(client.read().endswith(b"\r\n\r\nfirst"))
+        client.deliver(b"PRI * HTTP/2.0")
+        self.assertTrue(far.read().endswith(b"PRI * HTTP/2.0"))
 
 
 class RefusalTests(HttpTestCase):
     """What clients do wrong."""
+
+    def test_empty_lines(self) -> None:
+        """Empty lines before and between requests mean nothing, wherever they are cut."""
+        for pieces in fragmentations(b"\r\n\n\r\n" + GET + b"\r\n" + GET + b"\r\n\r\n", most_cuts=60):
+            client = self.open()
+            for piece in pieces:
+                client.deliver(piece)
+            far = self.tunnel.dialled[-1].accept()
+            for _ in range(2):
+                self.assertEqual(far.read(), GET_OUT)
+                far.deliver(OK)
+                self.assertEqual(client.read(), OK)
+            self.assertEqual(client.outcome, "open")
+            client.deliver_end()
+
+    def test_bytes_behind_the_last_request(self) -> None:
+        """After a good answer, what is no request gets no answer of its own: the connection closes in order."""
+        for extra in (b"garbage\r\n\r\n", b"\x00\xff\r\n\r\n"):
+            client, far = self.begin(POST + b"0123456789" + extra)
+            far.deliver(OK)
+            self.assertEqual(client.read(), OK)
+            self.assertTrue(client.half_closed)
+            self.assertEqual(client.outcome, "open")
+            self.reactor.advance(4)
+            self.assertEqual(client.outcome, "closed")
 
     def test_bad_requests(self) -> None:
         """What is not a proxy request, or may be read in two ways, is answered 400 and goes nowhere."""

@@ -157,17 +157,21 @@ class OutgoingTests(SynchronousTestCase):
         self.assertRaises(RemoteProtocolError, messages.outgoing, request("http://example.com/", both, "POST"))
 
     def test_websocket(self) -> None:
-        """The upgrade to WebSocket is passed on; others, and half-hearted ones, are not."""
-        out = messages.outgoing(request("http://example.com/", [("Connection", "Upgrade"), ("Upgrade", "WebSocket")]))
-        expected = [(b"Host", b"example.com"), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-        self.assertEqual(raw(out.head), expected)
+        """Upgrades are passed on, with what belongs to them; half-hearted ones are not."""
+        for url in ("http://example.com/", "ws://example.com/"):
+            out = messages.outgoing(request(url, [("Connection", "Upgrade"), ("Upgrade", "WebSocket")]))
+            expected = [(b"Host", b"example.com"), (b"Connection", b"Upgrade"), (b"Upgrade", b"WebSocket")]
+            self.assertEqual((raw(out.head), out.destination.port), (expected, 80))
+        headers = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABk")]
+        self.assertEqual(
+            raw(messages.outgoing(request("http://example.com/", headers)).head)[1:],
+            [(b"HTTP2-Settings", b"AAMAAABk"), (b"Connection", b"Upgrade"), (b"Upgrade", b"h2c")],
+        )
         for headers in (
             [("Upgrade", "websocket")],
-            [("Connection", "Upgrade"), ("Upgrade", "h2c")],
-            [("Connection", "Upgrade"), ("Upgrade", "websocket, h2c")],
             [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Content-Length", "5")],
         ):
-            self.assertFalse(messages.wants_websocket(request("http://example.com/", headers)))
+            self.assertIsNone(messages.wanted_upgrade(request("http://example.com/", headers)))
 
     def test_repeatable(self) -> None:
         """Only safe requests without a body may be sent twice."""
