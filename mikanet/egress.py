@@ -11,12 +11,13 @@ import ipaddress
 import resource
 import socket
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IProtocol, IProtocolFactory
+from twisted.internet.interfaces import IListeningPort, IProtocol, IProtocolFactory
 from twisted.python.failure import Failure
 
 from mikanet.address import Address, IPAddress, parse_port
@@ -95,28 +96,33 @@ def unwrap(ip: IPAddress) -> IPAddress:
 class EgressPolicy:
     """Who may be reached: own listening ports never, then deny rules, then allow rules, then others' public addresses.
 
-    :ivar own_ports: ports on which this server listens; on an address of this machine they are always refused.
+    :ivar own_ports: ports that are this server's; on an address of this machine they are always refused.
     :ivar is_own: tells whether an address belongs to this machine.
+    :ivar listening: tells more such ports: those that are open now.
     """
 
     allow: tuple[Rule, ...] = ()
     deny: tuple[Rule, ...] = ()
     own_ports: frozenset[int] = frozenset()
     is_own: Callable[[IPAddress], bool] = lambda _: False
+    listening: Callable[[], Collection[int]] = tuple
 
     def permits(self, ip: IPAddress, port: int) -> bool:
         """Whether a connection to ``ip`` and ``port`` may be opened."""
         inner = unwrap(ip)
-        if port in self.own_ports and (ip.is_unspecified or inner.is_unspecified or self.is_own(inner)):
-            return False
         candidates = (ip,) if inner is ip else (ip, inner)
         if any(rule.matches(each, port) for rule in self.deny for each in candidates):
             return False
         # What leads to an IPv4 address is allowed by rules about that address: ::/0 does not open 127.0.0.1.
         if any(rule.matches(inner, port) for rule in self.allow):
-            return True
+            return not self._is_this_server(ip, inner, port)
         # An own address is reached over the loopback interface, past whatever guards the others.
         return _is_public(inner) and not self.is_own(inner)
+
+    def _is_this_server(self, ip: IPAddress, inner: IPAddress, port: int) -> bool:
+        if not (ip.is_unspecified or inner.is_unspecified or self.is_own(inner)):
+            return False
+        return port in self.own_ports or port in self.listening()
 
 
 @functools.lru_cache(maxsize=4096)
@@ -144,6 +150,25 @@ def _can_bind(ip: IPAddress, _: int) -> bool:
     except OSError:
         return False
     return True
+
+
+class OpenPorts:
+    """The ports that a reactor listens on, as of the last second, however they came: by endpoint, from systemd, by hand."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._found: frozenset[int] = frozenset()
+        self._until = 0.0
+
+    def __call__(self) -> frozenset[int]:
+        """Their numbers."""
+        now = time.monotonic()
+        if now >= self._until:
+            readers = self._reactor.getReaders()
+            hosts = [reader.getHost() for reader in readers if IListeningPort.providedBy(reader)]
+            self._found = frozenset(host.port for host in hosts if isinstance(host, IPv4Address | IPv6Address))
+            self._until = now + 1.0
+        return self._found
 
 
 class Egress:

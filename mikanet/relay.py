@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet import error
 from twisted.internet.interfaces import (
@@ -30,6 +30,7 @@ from zope.interface import implementer
 from mikanet import prompt
 from mikanet.errors import LocalProtocolError
 from mikanet.guard.targets import Place
+from mikanet.half_closed import HalfClosed
 
 #: Most early bytes that an end holds before it stops reading (our choice: one socket read).
 MAX_EARLY = 65536
@@ -43,13 +44,15 @@ class MemoryBudget:
     """How much memory all relays of a process may keep in buffers; beyond it new streams are refused.
 
     :ivar used: an upper bound of the bytes in relay buffers now.
+    :ivar half_closed: ends relays that are half-closed and silent, if there is one.
     """
 
-    __slots__ = ("limit", "used")
+    __slots__ = ("half_closed", "limit", "used")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, half_closed: HalfClosed | None = None) -> None:
         self.limit = limit
         self.used = 0
+        self.half_closed = half_closed
 
     @property
     def exhausted(self) -> bool:
@@ -77,10 +80,14 @@ class RelayEnd(Protocol):
     _write_ended = False
     _lost = False
     _paused = False
+    # For HalfClosed; starts as True so that an end which nobody watches sets nothing.
+    heard = True
 
     def dataReceived(self, data: bytes) -> None:
         """Pass bytes on, or hold them until there is someone to pass them to."""
         peer = self.peer
+        if not self.heard:
+            self.heard = True
         if peer is not None:
             peer.send(data)
         elif not self._lost:
@@ -135,9 +142,12 @@ class RelayEnd(Protocol):
             _unregister(transport)
             prompt.end_writing(transport)
         self._write_ended = True
+        if self.budget is not None and self.budget.half_closed is not None and not self._read_ended:
+            self.budget.half_closed.watch(self)
 
     def _close(self) -> None:
         self._write_ended = True
+        self._forget_half_closed()
         if self.transport is not None and not self._lost:
             _end_cleanly(self.transport)
 
@@ -153,6 +163,7 @@ class RelayEnd(Protocol):
         if self.place is not None:
             self.place.release()
         self._mark_paused(False)
+        self._forget_half_closed()
         peer, self.peer = self.peer, None
         if peer is None:
             return
@@ -164,6 +175,10 @@ class RelayEnd(Protocol):
         else:
             _unregister(peer.transport)
             peer.transport.abortConnection()
+
+    def _forget_half_closed(self) -> None:
+        if self._write_ended and self.budget is not None and self.budget.half_closed is not None:
+            self.budget.half_closed.forget(self)
 
     # -- flow control: this end is the producer that feeds the peer's transport
 
@@ -255,6 +270,21 @@ def set_crash_reset(transport: ITransport, on: bool) -> None:
 _LINGER_ON, _LINGER_OFF = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
+#: When the kernel begins to ask a silent peer whether it is there, how often, and how many times in vain, in seconds: a
+#: machine that has gone is found within two minutes, not after Linux' two hours.
+_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+
+
+def keep_alive(transport: ITransport) -> None:
+    """Find out when a TCP peer is gone without a word: its machine, or the process behind a socket that was half-closed."""
+    if not prompt.is_plain(transport):
+        return
+    handle = cast(Any, transport).getHandle()
+    handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEP_ALIVE:
+        handle.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 class _TargetFactory(Factory):
     noisy = False
 
@@ -268,7 +298,7 @@ class _TargetEnd(RelayEnd):
     def connectionMade(self) -> None:
         assert self.transport is not None
         self.transport.setTcpNoDelay(True)
-        self.transport.setTcpKeepAlive(True)
+        keep_alive(self.transport)
 
 
 #: Makes the ends of relays that face targets, for :meth:`mikanet.egress.Egress.connect`.

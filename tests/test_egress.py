@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import socket
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet import reactor as global_reactor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionRefusedError as TwistedRefused
 from twisted.internet.interfaces import IHostnameResolver, IReactorPluggableNameResolver
@@ -19,7 +21,7 @@ from zope.interface import implementer
 
 from mikanet.address import Address
 from mikanet.dial import MAX_ATTEMPTS
-from mikanet.egress import Egress, EgressPolicy, Rule, is_own_address, parse_rule, unwrap
+from mikanet.egress import Egress, EgressPolicy, OpenPorts, Rule, is_own_address, parse_rule, unwrap
 from mikanet.errors import ConfigError, DestinationError, Reason
 from mikanet.guard.targets import TargetLimits, Targets
 from mikanet.relay import TARGETS
@@ -108,6 +110,21 @@ class PolicyTests(SynchronousTestCase):
             self.assertFalse(policy.permits(ipaddress.ip_address(text), 8388), text)
             self.assertTrue(policy.permits(ipaddress.ip_address(text), 8389), text)
         self.assertTrue(policy.permits(ipaddress.ip_address("203.0.113.6"), 8388))
+
+    def test_ports_that_are_open(self) -> None:
+        """What the reactor listens on, however it was opened, is this server's; other ports of the machine are not."""
+        everything = (parse_rule("0.0.0.0/0"),)
+        policy = EgressPolicy(everything, is_own=is_own_address, listening=OpenPorts(global_reactor))
+        adopted = socket.create_server(("127.0.0.1", 0))
+        number = adopted.getsockname()[1]
+        self.assertTrue(policy.permits(ipaddress.ip_address("127.0.0.1"), number))
+        port = global_reactor.adoptStreamPort(adopted.fileno(), socket.AF_INET, Factory.forProtocol(Protocol))
+        adopted.close()
+        fresh = EgressPolicy(everything, is_own=is_own_address, listening=OpenPorts(global_reactor))
+        for text in ("127.0.0.1", "::ffff:127.0.0.1", "0.0.0.0"):
+            self.assertFalse(fresh.permits(ipaddress.ip_address(text), number), text)
+        self.assertTrue(fresh.permits(ipaddress.ip_address("9.9.9.9"), number))
+        port.stopListening()
 
     def test_own_public_address(self) -> None:
         """A public address of this machine is reached past its firewall, so it takes a rule to open it."""

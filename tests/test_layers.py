@@ -36,6 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "mikanet.egress",
         "mikanet.filters",
         "mikanet.guard",
+        "mikanet.half_closed",
         "mikanet.net",
         "mikanet.prompt",
         "mikanet.relay",

@@ -52,12 +52,15 @@ class Knock:
 
 
 class Door:
-    """The server's side: opens for each knock once."""
+    """The server's side: opens for each knock once.
 
-    def __init__(self, secret: bytes, wall_clock: Callable[[], float]) -> None:
+    :param seen: the knocks that it has opened for; one that remembers over a restart keeps that promise over it.
+    """
+
+    def __init__(self, secret: bytes, wall_clock: Callable[[], float], seen: ReplaySet | None = None) -> None:
         self._secret = secret
         self._wall_clock = wall_clock
-        self._seen = ReplaySet(capacity=CAPACITY)
+        self._seen = seen if seen is not None else ReplaySet(capacity=CAPACITY)
 
     def opens(self, cookies: bytes) -> bool:
         """Whether a Cookie field has a good knock in it."""

@@ -277,7 +277,8 @@ def server(url: CarrierUrl, context: CarrierContext) -> IServerCarrier:
     door = None
     if "key-file" in url.options:
         assert context.read_secret is not None
-        door = Door(context.read_secret(url.options["key-file"]), time.time)
+        seen = None if context.open_replays is None else context.open_replays(f"knock {url.path}")
+        door = Door(context.read_secret(url.options["key-file"]), time.time, seen)
     return SiteServerCarrier(url, context, proxied == "yes", door, _tls(url) if secure else None)
 
 

@@ -84,6 +84,7 @@ class CarrierContext:
     :ivar limits: an :class:`~mikanet.guard.admission.AdmissionLimits`. :ivar decoy: a folder that the web site serves
         beside the tunnel, or None. :ivar counters: a :class:`~mikanet.counters.Counters`. :ivar read_secret: the first line of
         a file that only its owner can read. :ivar read_password: the same, for somebody else's proxy: it may be weak.
+    :ivar open_replays: a :class:`~mikanet.crypto.replay.ReplaySet` by its name, which survives a restart.
     """
 
     reactor: Any
@@ -93,6 +94,7 @@ class CarrierContext:
     decoy: str | None = None
     read_secret: Callable[[str], bytes] | None = None
     read_password: Callable[[str], bytes] | None = None
+    open_replays: Callable[[str], Any] | None = None
 
 
 #: For each scheme the module, beside this one, that makes its carriers: it has ``client(url, context)`` and, if servers

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from mikanet.service.counters_socket import read_all, runtime_dir
+from mikanet.service.counters_socket import read_all, readable_dirs, runtime_dir
 from mikanet.service.options import Options as BaseOptions
 
 
@@ -20,7 +20,7 @@ class Options(BaseOptions):
 
 def run(options: Options) -> int:
     """Print them; 1 if nothing runs."""
-    services = list(read_all(runtime_dir()))
+    services = [each for folder in readable_dirs() for each in read_all(folder)]
     if options["json"]:
         for service in services:
             print(json.dumps(service))
@@ -35,10 +35,15 @@ def table(services: Iterable[Mapping[str, Any]]) -> list[str]:
     """The lines of a table, a block for each service."""
     lines: list[str] = []
     for service in services:
-        lines.append(f"{service['service']} (process {service['pid']})")
+        lines.append(_printable(f"{service['service']} (process {service['pid']})"))
         counters = service["counters"]
         width = max(map(len, counters), default=0)
-        lines += [f"  {name:<{width}}  {value:>12,}" for name, value in sorted(counters.items())]
+        lines += [_printable(f"  {name:<{width}}  {value:>12,}") for name, value in sorted(counters.items())]
         if not counters:
             lines.append("  nothing counted yet")
     return lines
+
+
+def _printable(line: str) -> str:
+    """A service of another user may say anything: nothing of it is to steer the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in line)

@@ -29,7 +29,7 @@ from mikanet.errors import MikanetError, Reason, reason_of
 from mikanet.frontdoors.credentials import Credentials
 from mikanet.guard.deadlines import Deadlines
 from mikanet.interfaces import ITunnel
-from mikanet.relay import MemoryBudget, RelayEnd, join
+from mikanet.relay import MemoryBudget, RelayEnd, join, keep_alive
 
 log = Logger()
 
@@ -144,6 +144,7 @@ class Door(RelayEnd):
         self.count("connections")
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
+            keep_alive(self.transport)
         self.set_deadline(self.settings.handshake_timeout, self.handshake_timed_out)
 
     def count(self, what: str) -> None:

@@ -65,7 +65,7 @@ class SocksDoor(Door):
         if request.command is Command.CONNECT:
             self.dial(partial(self.factory.tunnel.stream_endpoint, request.address))
         elif request.command is Command.UDP_ASSOCIATE:
-            self._associate(request.address)
+            self._associate()
         else:
             self.count("refused.command")
             self._refuse_request(Rep.COMMAND_NOT_SUPPORTED)
@@ -87,7 +87,7 @@ class SocksDoor(Door):
 
     # -- UDP ASSOCIATE
 
-    def _associate(self, announced: Address) -> None:
+    def _associate(self) -> None:
         assert self.transport is not None
         tunnel = self.factory.tunnel
         try:
@@ -102,7 +102,7 @@ class SocksDoor(Door):
             self._refuse_request(Rep.GENERAL_FAILURE)
             return
         client = _host_of(self.transport.getPeer())
-        association = UdpAssociation(tunnel, self.settings, client, announced.port)
+        association = UdpAssociation(tunnel, self.settings, client)
         try:
             bound = association.listen(self.settings.reactor, _host_of(self.transport.getHost()))
         except error.CannotListenError:

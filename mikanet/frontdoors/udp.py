@@ -249,21 +249,20 @@ class FlowTable(Generic[Key]):
 class UdpAssociation(DatagramProtocol):
     """The port that relays datagrams for one SOCKS5 client, as long as its control connection lives.
 
-    Datagrams are taken from the client's IP address only, and from the port that it announced; if it announced none,
-    from the port of its first good datagram.
-
-    :param client_port: the announced port, or 0.
+    Datagrams are taken from the address that the control connection comes from, and from the port of the first good one.
+    What a client announces in its request does not count: some name their target there, others a port that they have
+    behind an address translator, and RFC 1928 asks no more of them.
     """
 
     noisy = False
 
-    def __init__(self, tunnel: ITunnel, settings: DoorSettings, client_host: str, client_port: int) -> None:
+    def __init__(self, tunnel: ITunnel, settings: DoorSettings, client_host: str) -> None:
         self._tunnel = tunnel
         self._counters = settings.counters
         self._flows: FlowTable[bytes] = FlowTable(settings)
         self._client_host = client_host
-        self._client_port = client_port
-        self._client = (client_host, client_port)
+        self._client_port = 0
+        self._client = (client_host, 0)
         self._port: IListeningPort | None = None
 
     def listen(self, reactor: Any, host: str) -> Address:

@@ -26,7 +26,7 @@ class MikaServerSettings:
     """A server as its operator wants it.
 
     :ivar listen: the listening endpoint in the operator's words. :ivar refusal_time: seconds (X2).
-    :ivar memory: bytes that relay buffers may use. :ivar drain_time: seconds (X9).
+    :ivar budget: what its relays share. :ivar drain_time: seconds (X9).
     """
 
     listen: str
@@ -36,7 +36,7 @@ class MikaServerSettings:
     limits: AdmissionLimits
     state: StateFolder
     refusal_time: float
-    memory: int
+    budget: MemoryBudget
     drain_time: float
     log_destinations: bool = False
 
@@ -51,7 +51,7 @@ def make_server(reactor: Any, settings: MikaServerSettings) -> DrainingService:
         replays=replays,
         refusal_time=settings.refusal_time,
         limits=settings.limits,
-        budget=MemoryBudget(settings.memory),
+        budget=settings.budget,
         counters=counters,
         log_destinations=settings.log_destinations,
     )

@@ -11,7 +11,7 @@ from mikanet.errors import ConfigError
 from mikanet.mika.options import MikaOptions, warn_of_profile
 from mikanet.mika.service import MikaServerSettings, make_server
 from mikanet.service.listening import raise_file_limit
-from mikanet.service.options import ServerOptions, own_ports, server_endpoint
+from mikanet.service.options import ServerOptions, server_endpoint
 from mikanet.service.program import program_reactor
 
 
@@ -35,7 +35,6 @@ class Options(ServerOptions, MikaOptions):
         listen = self.required("listen")
         endpoint = server_endpoint(reactor, "listen", listen)
         limits = self.limits()
-        memory = self.number("memory", 1, 1024 * 1024)
         drain_time = self.number("drain-time", 0, 3600, float)
         keys = self.derive_keys()
         state = self.state_folder(listen)
@@ -43,11 +42,11 @@ class Options(ServerOptions, MikaOptions):
             listen=listen,
             endpoint=endpoint,
             keys=keys,
-            policy=self.egress_policy(own_ports(listen)),
+            policy=self.egress_policy(reactor),
             limits=limits,
             state=state,
             refusal_time=self.refusal_time(state),
-            memory=memory * 1024 * 1024,
+            budget=self.budget(reactor),
             drain_time=drain_time,
             log_destinations=bool(self["verbose"]),
         )

@@ -13,9 +13,8 @@ from mikanet.nitrosocks.options import parse_binding, parse_cipher, parse_realm,
 from mikanet.nitrosocks.protocol import NitroServerConfig
 from mikanet.nitrosocks.service import NitroServerSettings, make_server
 from mikanet.nitrosocks.tls_options import ServerTls
-from mikanet.relay import MemoryBudget
 from mikanet.service.listening import raise_file_limit
-from mikanet.service.options import ServerOptions, own_ports, server_endpoint
+from mikanet.service.options import ServerOptions, server_endpoint
 from mikanet.service.program import program_reactor
 from mikanet.service.secret_files import read_private_file
 
@@ -65,17 +64,16 @@ class Options(ServerOptions):
         files = {"": (self.required("public-key"), self.required("tokens")), **self.realms}
         insecure_ok = bool(self["insecure-ok"])
         realms = {name: read_realm(name, *both, insecure_ok) for name, both in files.items()}
-        memory = self.number("memory", 1, 1024 * 1024)
         limits = self.limits()
         drain_time = self.number("drain-time", 0, 3600, float)
         cipher, binding = parse_cipher(self["cipher"]), parse_binding(self["tls-binding"])
         state = self.state_folder(listen)
         config = NitroServerConfig(
             realms=realms,
-            egress=Egress(reactor, self.egress_policy(own_ports(listen))),
+            egress=Egress(reactor, self.egress_policy(reactor)),
             refusal_time=self.refusal_time(state),
             limits=limits,
-            budget=MemoryBudget(memory * 1024 * 1024),
+            budget=self.budget(reactor),
             encrypt_type=cipher,
             wait_first=bool(self["wait-first"]),
             binding=binding,

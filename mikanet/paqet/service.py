@@ -40,7 +40,7 @@ class PaqetServerSettings:
     """A server as its operator wants it.
 
     :ivar link: of the setup, with the limits of sessions. :ivar max_streams: with a target, in all sessions;
-    :ivar max_per_session: the same in one. :ivar memory: bytes that relay buffers may use.
+    :ivar max_per_session: the same in one. :ivar budget: what its relays share.
     """
 
     setup: PaqetSetup
@@ -49,7 +49,7 @@ class PaqetServerSettings:
     firewall: bool
     max_streams: int
     max_per_session: int
-    memory: int
+    budget: MemoryBudget
     drain_time: float
     log_destinations: bool = False
 
@@ -71,7 +71,7 @@ class PaqetServer(DrainingService):
             smux=replace(settings.setup.smux, max_streams=settings.max_per_session),
             dialects=settings.setup.config.dialects,
             max_streams=settings.max_streams,
-            budget=MemoryBudget(settings.memory),
+            budget=settings.budget,
             counters=self.counters,
             log_destinations=settings.log_destinations,
         )

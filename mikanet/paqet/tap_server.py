@@ -41,6 +41,7 @@ class Options(ServerOptions):
 
     def check(self) -> None:
         """See :meth:`Options.check`."""
+        reactor = program_reactor()
         setup = load_setup(self.required("config"), bool(self["insecure-ok"]))
         if not setup.config.is_server:
             raise ConfigError(f"{setup.path} has the role of a client: start it with paqet-client")
@@ -59,11 +60,11 @@ class Options(ServerOptions):
         self.settings = PaqetServerSettings(
             setup=setup,
             link=link,
-            policy=self.egress_policy(frozenset({setup.config.port})),
+            policy=self.egress_policy(reactor, frozenset({setup.config.port})),
             firewall=firewall,
             max_streams=limits.connections,
             max_per_session=limits.per_user,
-            memory=self.number("memory", 1, 1024 * 1024) * 1024 * 1024,
+            budget=self.budget(reactor),
             drain_time=self.number("drain-time", 0, 3600, float),
             log_destinations=bool(self["verbose"]),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,9 +20,8 @@ from mikanet.pickaxe.options import PickaxeOptions
 from mikanet.pickaxe.server import PickaxeServerConfig
 from mikanet.pickaxe.service import PickaxeServerSettings, make_server
 from mikanet.pickaxe.users import parse_users
-from mikanet.relay import MemoryBudget
 from mikanet.service.listening import raise_file_limit
-from mikanet.service.options import ServerOptions, own_ports
+from mikanet.service.options import ServerOptions
 from mikanet.service.program import program_reactor
 from mikanet.service.secret_files import read_private_file
 
@@ -68,7 +68,6 @@ class Options(ServerOptions, PickaxeOptions):
         file = self.required("users")
         users = parse_users(file, read_private_file(file), kdf)
         limits = self.limits()
-        memory = self.number("memory", 1, 1024 * 1024)
         drain_time = self.number("drain-time", 0, 3600, float)
         if not self.carrier_urls:
             raise ConfigError("--carrier is missing")
@@ -86,14 +85,19 @@ class Options(ServerOptions, PickaxeOptions):
         where = " ".join(self.carrier_urls)
         state = self.state_folder(where)
         context = self.carrier_context(
-            reactor, counters, limits=limits, refusal_time=self.refusal_time(state), decoy=self["decoy"]
+            reactor,
+            counters,
+            limits=limits,
+            refusal_time=self.refusal_time(state),
+            decoy=self["decoy"],
+            open_replays=lambda name: state.open_replays(time.time(), name)[0],
         )
         config = PickaxeServerConfig(
             users=users.get,
-            egress=Egress(reactor, self.egress_policy(own_ports(where))),
+            egress=Egress(reactor, self.egress_policy(reactor)),
             listen=ListenPolicy(tuple(self.listen_ranges), self["listen-address"]),
             limits=limits,
-            budget=MemoryBudget(memory * 1024 * 1024),
+            budget=self.budget(reactor),
             counters=counters,
             kdf=kdf,
             throttle=throttle,

@@ -5,6 +5,7 @@ Sockets live in one folder for each user, named after the service and its proces
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -29,14 +30,53 @@ _log = Logger()
 
 
 def runtime_dir() -> Path:
-    """Where sockets live: what the service manager or the session gives, ``/run`` for root, else the state folder."""
+    """Where sockets live: what the service manager or the session gives, ``/run`` for root, else the state folder.
+
+    A service that was started as root and has given its rights up can use none of these; it has a folder in ``/tmp``.
+    """
     given = os.environ.get("RUNTIME_DIRECTORY")
     if given:
         return Path(given.split(":")[0])
     session = os.environ.get("XDG_RUNTIME_DIR")
-    if session:
-        return Path(session) / "mikanet"
-    return Path("/run/mikanet") if os.geteuid() == 0 else default_state_dir() / "run"
+    if os.geteuid() == 0:
+        return Path(session) / "mikanet" if session else Path("/run/mikanet")
+    folder = Path(session) / "mikanet" if session else default_state_dir() / "run"
+    return folder if _is_ours(folder) else _DROPPED.with_name(f"{_DROPPED.name}{os.geteuid()}")
+
+
+#: What the folders of services that have given up root's rights are called, before the number of their user.
+_DROPPED = Path("/tmp/mikanet-uid-")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether we can make sockets in a folder, which may not be there yet, and nobody else can."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def readable_dirs() -> list[Path]:
+    """The folders in which the sockets of services are that this user may ask: root may ask all."""
+    folders = [runtime_dir()]
+    if os.geteuid() == 0:
+        folders += (each for each in sorted(_DROPPED.parent.glob(f"{_DROPPED.name}*")) if _is_of_its_user(each))
+    return folders
+
+
+def _is_of_its_user(folder: Path) -> bool:
+    status = os.lstat(folder)
+    return stat.S_ISDIR(status.st_mode) and str(status.st_uid) == folder.name.removeprefix(_DROPPED.name)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder, and see that it is ours alone: in ``/tmp`` anybody may have made one of that name.
+
+    :raises OSError: if it is not.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = os.lstat(folder)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
+        raise PermissionError(errno.EPERM, "others may write there")
 
 
 class CountersService(Service):
@@ -57,12 +97,13 @@ class CountersService(Service):
         self._folder = folder
         self._port: IListeningPort | None = None
 
-    def privilegedStartService(self) -> None:
-        """Make the socket."""
+    def startService(self) -> None:
+        """Make the socket: after root's rights were given up, so that it can be removed at the end."""
+        super().startService()  # type: ignore[no-untyped-call]  # untyped in Twisted
         folder = self._folder or runtime_dir()
         path = folder / f"{self._name}-{os.getpid()}.sock"
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folder(folder)
             self._port = self._reactor.listenUNIX(str(path), _AnswerFactory(self._answer), mode=0o600)
         except (OSError, error.CannotListenError) as problem:
             _log.info("no counters on {path}: {problem}", path=str(path), problem=str(problem))

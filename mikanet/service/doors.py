@@ -45,7 +45,7 @@ class FrontDoors:
     credentials: Credentials | None
     drain_time: float
     max_connections: int
-    memory: int
+    budget: MemoryBudget
     name: str = "client"
     own_doors: tuple[tuple[str, str, IStreamServerEndpoint, Credentials | None], ...] = ()
 
@@ -63,7 +63,7 @@ class FrontDoors:
             credentials=None if options.credentials is None else Credentials(options.credentials),
             drain_time=options.number("drain-time", 0, 3600, float),
             max_connections=options.number("max-connections", 1, 10_000_000),
-            memory=options.number("memory", 1, 1024 * 1024) * 1024 * 1024,
+            budget=options.budget(reactor),
             name=options.command,
         )
 
@@ -75,7 +75,7 @@ def make_client(reactor: Any, tunnel: ITunnel, front: FrontDoors, counters: Coun
     settings = DoorSettings(
         reactor=reactor,
         counters=counters,
-        budget=MemoryBudget(front.memory),
+        budget=front.budget,
         max_connections=front.max_connections,
     )
     children: list[IService] = [

@@ -16,11 +16,13 @@ from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndp
 from twisted.python import usage
 
 from mikanet.address import Address, parse_address, parse_port
-from mikanet.egress import EgressPolicy, Rule, is_own_address, parse_rule
+from mikanet.egress import EgressPolicy, OpenPorts, Rule, is_own_address, parse_rule
 from mikanet.endpoint_strings import client_from_string, server_from_string
 from mikanet.errors import ConfigError
 from mikanet.guard.admission import AdmissionLimits
+from mikanet.half_closed import HalfClosed
 from mikanet.net.endpoint import TcpEndpoint
+from mikanet.relay import MemoryBudget
 from mikanet.service.secret_files import read_credentials
 from mikanet.service.state import StateFolder, default_state_dir
 
@@ -102,6 +104,11 @@ class Options(usage.Options):
             raise ConfigError(f"--{name} must be between {least} and {most}")
         return value
 
+    def budget(self, reactor: Any) -> MemoryBudget:
+        """What the relays of this program share, by ``--memory`` and ``--half-closed-time``."""
+        half_closed = HalfClosed(reactor, self.number("half-closed-time", 0, 1e7, float))
+        return MemoryBudget(self.number("memory", 1, 1024 * 1024) * 1024 * 1024, half_closed)
+
 
 def _named(option: str, parse: Callable[[str], T], text: str) -> T:
     """A parsed value; a mistake names its option."""
@@ -142,14 +149,6 @@ def _endpoint(parse: Callable[[Any, str], T], reactor: Any, option: str, text: s
         raise ConfigError(f"--{option} {text!r} is not an endpoint like {example}: {cause}") from None
 
 
-def own_ports(listen: str) -> frozenset[int]:
-    """The port numbers in a listening endpoint string, through every level of quoting.
-
-    A number that is no port does no harm: it only keeps clients from that port of this machine.
-    """
-    return frozenset(int(each) for each in re.findall(r"(?<![\w.])\d{1,5}(?![\w.])", listen) if int(each) <= 65535)
-
-
 class ServerOptions(Options):
     """What every server takes.
 
@@ -178,6 +177,7 @@ class ServerOptions(Options):
             "the same of one user (default 1000; all of them where one secret serves everybody)",
         ],
         ["memory", None, "512", "MiB that relay buffers may use before new streams are refused"],
+        ["half-closed-time", None, "900", "seconds after which a half-closed, silent connection is reset; 0 for never"],
     ]
 
     def __init__(self) -> None:
@@ -193,9 +193,12 @@ class ServerOptions(Options):
         """CIDR[:PORT[-PORT]] that clients may not reach; repeatable, goes before --allow-egress."""
         self.deny.append(_named("--deny-egress", parse_rule, rule))
 
-    def egress_policy(self, own_ports: frozenset[int]) -> EgressPolicy:
-        """The policy of these options."""
-        return EgressPolicy(tuple(self.allow), tuple(self.deny), own_ports, is_own_address)
+    def egress_policy(self, reactor: Any, own_ports: frozenset[int] = frozenset()) -> EgressPolicy:
+        """The policy of these options.
+
+        :param own_ports: ports of ours that the reactor does not listen on itself.
+        """
+        return EgressPolicy(tuple(self.allow), tuple(self.deny), own_ports, is_own_address, OpenPorts(reactor))
 
     def limits(self) -> AdmissionLimits:
         """The caps of these options."""
@@ -241,6 +244,7 @@ class ClientOptions(Options):
         ["drain-time", None, "30", "seconds that connections may go on after SIGTERM"],
         ["max-connections", None, "10000", "connections at each front door"],
         ["memory", None, "512", "MiB that relay buffers may use before new streams are refused"],
+        ["half-closed-time", None, "900", "seconds after which a half-closed, silent connection is reset; 0 for never"],
     ]
 
     def __init__(self) -> None:

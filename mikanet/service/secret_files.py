@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
+import secrets
 import stat
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from mikanet.errors import ConfigError
 MIN_LENGTH = 16
 
 _LARGEST_FILE = 1024 * 1024
+
+#: How the names of files end that are being written.
+TEMPORARY = ".new"
 
 # Long enough for the length rule, and on every guesser's list all the same.
 _BAD = frozenset(
@@ -112,9 +117,50 @@ def read_credentials(path: str) -> dict[str, str]:
 
 
 def write_private_file(path: Path, content: bytes) -> None:
-    """Create or replace a file that only its owner may read; never half-written."""
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)
+    """Create or replace a file that only its owner may read; never half-written, also when the machine crashes.
+
+    Where others may write to the folder, nobody gets us to write through a link of theirs: the new file has a name that
+    cannot be guessed, and takes the place of whatever was there.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make sure that the new name survives a crash of the machine."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return  # a folder that we may write to and not read
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # a file system that does not know this
+    finally:
+        os.close(descriptor)
+
+
+def read_own_file(path: Path) -> bytes | None:
+    """A file of the state folder; None if there is none.
+
+    :raises OSError: if it cannot be read, is a link or no file, or belongs to somebody who is neither we nor root.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
+            raise PermissionError(errno.EPERM, "it is not a file that only we may write to")
+        return file.read()

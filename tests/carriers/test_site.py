@@ -30,6 +30,7 @@ from mikanet.carriers.urls import CarrierUrl, server_carrier
 from mikanet.errors import ConfigError
 from mikanet.filters.packetizer import frame
 from mikanet.interfaces import ICarrier, IServerCarrier
+from mikanet.service.state import StateFolder
 from tests.carriers.webs import Remembering, WebTransport, context
 from tests.support.feeding import mutations, random_pieces
 
@@ -647,6 +648,16 @@ class KnockTests(SynchronousTestCase):
         self.assertTrue(self.door.opens(b"a=b; " + knock + b";c"))
         self.assertFalse(self.door.opens(knock))
         self.assertTrue(self.door.opens(self.knock()))
+
+    def test_over_a_restart(self) -> None:
+        """A server that remembers opens for no knock that one before it has seen."""
+        base = Path(self.mktemp())
+        knocks = [self.knock() for _ in range(5)]
+        for expected in (True, False, False):
+            state = StateFolder(base, "pickaxe-server http://0.0.0.0:8080/t")
+            seen, _ = state.open_replays(self.now, "knock /t")
+            door = Door(b"secret", lambda: self.now, seen)
+            self.assertEqual([door.opens(knock) for knock in knocks], [expected] * 5)
 
     def test_clocks(self) -> None:
         """Clocks may differ by half a minute; what was seen then is remembered as long as it would open."""

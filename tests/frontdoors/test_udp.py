@@ -102,11 +102,11 @@ class UdpAssociateTests(SocksTestCase):
         self.assertEqual(self.counted("frontdoor.udp.dropped.source"), 2)
         self.assertEqual(self.counted("frontdoor.udp.dropped.malformed"), 1)
 
-    def test_announced_port(self) -> None:
-        """With a port announced, only that one is served."""
+    def test_what_is_announced(self) -> None:
+        """A target, or a port that an address translator has changed, does not count: the first datagram does."""
         _, port = self.associate(port=5555)
-        self.send(port, self.HEADER + b"no", ("127.0.0.1", 6666))
-        self.send(port, self.HEADER + b"yes", ("127.0.0.1", 5555))
+        self.send(port, self.HEADER + b"yes", ("127.0.0.1", 6666))
+        self.send(port, self.HEADER + b"no", ("127.0.0.1", 5555))
         self.assertEqual(self.tunnel.dialled[0].accept().packets, [b"yes"])
 
     def test_fragments(self) -> None:

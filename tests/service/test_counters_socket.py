@@ -37,7 +37,7 @@ class SocketTests(TestCase):
 
     def start(self) -> None:
         """Start it."""
-        self.service.privilegedStartService()
+        self.service.startService()
         self.service.startService()
         self.addCleanup(self.service.stopService)
 
@@ -64,7 +64,7 @@ class SocketTests(TestCase):
 
     async def test_gone_when_stopped(self) -> None:
         """A stopped service leaves no socket."""
-        self.service.privilegedStartService()
+        self.service.startService()
         self.service.startService()
         await self.service.stopService()
         self.assertEqual(list(self.folder.iterdir()), [])

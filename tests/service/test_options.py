@@ -13,7 +13,6 @@ from mikanet.cli.demo import Options as DemoOptions
 from mikanet.mika import tap_client, tap_server
 from mikanet.mika.session import Profile
 from mikanet.net.endpoint import TcpEndpoint
-from mikanet.service.options import own_ports
 
 
 class CommandLineTestCase(SynchronousTestCase):
@@ -63,11 +62,10 @@ class ServerOptionsTests(CommandLineTestCase):
             "--drain-time", "0", "--max-connections", "7", "--max-unverified", "8", "--profile", "go",
             "--method", "aes-128-cfb", "--memory", "3", "--verbose",
         ).settings  # fmt: skip
-        self.assertEqual((settings.refusal_time, settings.drain_time, settings.memory), (2.5, 0, 3 << 20))
+        self.assertEqual((settings.refusal_time, settings.drain_time, settings.budget.limit), (2.5, 0, 3 << 20))
         self.assertEqual((settings.limits.connections, settings.limits.per_user, settings.limits.unverified), (7, 7, 8))
         self.assertEqual((settings.keys.profile, len(settings.keys.up)), (Profile.GO, 16))
         self.assertTrue(settings.log_destinations)
-        self.assertEqual(settings.policy.own_ports, frozenset({8388}))
 
     def test_defaults(self) -> None:
         """Without options: the document's profile, a refusal time of this server, no egress rules."""
@@ -115,16 +113,6 @@ class ServerOptionsTests(CommandLineTestCase):
     def test_insecure_ok(self) -> None:
         """A weak password is taken when that is asked for (X7)."""
         self.server("--password-file", self.file("weak"), "--insecure-ok")
-
-    def test_own_ports(self) -> None:
-        """The port of a listening string is found through every level of quoting; an address is no port."""
-        for text, ports in (
-            ("tcp:8388", {8388}),
-            ("tcp:8388:interface=127.0.0.1", {8388}),
-            ("obfs-http:tcp\\:8388", {8388}),
-            ("tcp6:443:interface=\\:\\:1", {443, 1}),
-        ):
-            self.assertEqual(own_ports(text), ports, text)
 
 
 class ClientOptionsTests(CommandLineTestCase):

@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -13,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.errors import ConfigError
 from mikanet.service import state
-from mikanet.service.state import StateFolder, default_state_dir
+from mikanet.service.secret_files import write_private_file
+from mikanet.service.state import Boot, StateFolder, default_state_dir
 
 NOW = 1_700_000_000.5
 
@@ -67,33 +69,96 @@ class StateFolderTests(SynchronousTestCase):
 
     def test_replays_are_remembered_over_a_restart(self) -> None:
         """What one process accepted the next refuses, without any clean end in between (kill -9)."""
-        folder = self.folder()
-        (folder.path / "replay.journal").write_bytes(b"")
-        replays, _ = folder.open_replays(NOW)
+        replays, _ = self.folder().open_replays(NOW - 60)
         accepted = [(iv(number), int(NOW) + number % 60 - 30) for number in range(500)]
         self.assertTrue(all(replays.accept(*each, NOW) for each in accepted))
         again, _ = self.folder().open_replays(NOW + 1)
         self.assertFalse(any(again.accept(*each, NOW + 1) for each in accepted))
         self.assertTrue(again.accept(iv(9999), int(NOW), NOW + 1))
 
-    def test_without_a_journal_the_past_is_refused(self) -> None:
-        """A server that cannot know what was accepted takes only ids of this second and later (M3)."""
+    def test_a_new_server(self) -> None:
+        """Where no server has run before, ids of this second and later are taken: nobody waits (M3)."""
         replays, _ = self.folder().open_replays(NOW)
         self.assertFalse(replays.accept(iv(1), int(NOW) - 1, NOW))
         self.assertTrue(replays.accept(iv(2), int(NOW), NOW))
 
-    def test_torn_entry(self) -> None:
-        """An entry that was cut short is left out, and later ones are still read."""
-        replays, journal = self.folder().open_replays(NOW)
-        replays.accept(iv(1), int(NOW), NOW)
-        journal.close()
-        with (self.folder().path / "replay.journal").open("ab") as file:
-            file.write(b"torn")
-        replays, _ = self.folder().open_replays(NOW)
-        self.assertFalse(replays.accept(iv(1), int(NOW), NOW))
-        replays.accept(iv(2), int(NOW), NOW)
-        replays, _ = self.folder().open_replays(NOW)
-        self.assertFalse(replays.accept(iv(2), int(NOW), NOW))
+    def damaged(self, change: Callable[[Path], object], boot: Boot | None = None) -> list[bool]:
+        """What a server takes again of six headers, -25 to 25 s off, after its journal was changed."""
+        self.base = Path(self.mktemp())
+        offsets = (-25, -15, -5, 5, 15, 25)
+        replays, _ = self.folder().open_replays(NOW - 60)
+        for offset in offsets:
+            self.assertTrue(replays.accept(iv(offset & 0xFF), int(NOW) + offset, NOW))
+        change(self.folder().path / "replay.journal")
+        again, _ = self.folder().open_replays(NOW + 0.2, boot=boot)
+        taken = [again.accept(iv(offset & 0xFF), int(NOW) + offset, NOW + 0.2) for offset in offsets]
+        # Whatever was refused, half a minute later everybody is let in.
+        self.assertTrue(again.accept(iv(99), int(NOW) + 31, NOW + 31))
+        return taken
+
+    def test_damaged_journals(self) -> None:
+        """Emptied, gone, cut, grown, shifted, of an older version or random: nothing of before is taken again."""
+        changes: dict[str, Callable[[Path], object]] = {
+            "emptied": lambda path: path.write_bytes(b""),
+            "gone": lambda path: path.unlink(),
+            "half a header": lambda path: path.write_bytes(path.read_bytes()[:20]),
+            "cut within an entry": lambda path: path.write_bytes(path.read_bytes()[:-5]),
+            "grown": lambda path: path.write_bytes(path.read_bytes() + b"torn"),
+            "shifted": lambda path: path.write_bytes(b"\0" + path.read_bytes()),
+            "without a header": lambda path: path.write_bytes(path.read_bytes()[32:]),
+            "random": lambda path: path.write_bytes(os.urandom(path.stat().st_size)),
+        }
+        for name, change in changes.items():
+            self.assertEqual(self.damaged(change), [False] * 6, name)
+
+    def test_another_boot(self) -> None:
+        """When the machine went down in between, its last moments are not trusted, and nobody waits long after that."""
+        nothing = lambda path: path.write_bytes(path.read_bytes()[:32])  # noqa: E731  # what a crash may leave
+        self.assertEqual(self.damaged(nothing, Boot(b"b" * 16, NOW + 0.1)), [False] * 6)
+        taken = self.damaged(nothing, Boot(b"b" * 16, NOW - 40))
+        self.assertEqual(taken, [False, False, True, True, True, True])
+        self.assertEqual(self.damaged(lambda path: None), [False] * 6)
+
+    def test_this_boot(self) -> None:
+        """The kernel has a number of this start, which stays, and a time of it that has passed."""
+        first, second = Boot.of_this_machine(NOW), Boot.of_this_machine(NOW)
+        self.assertEqual((first.ident, len(first.ident)), (second.ident, 16))
+        self.assertLess(first.time, NOW)
+
+    def test_others_files(self) -> None:
+        """A link, a folder that others may write to, and a lock that cannot be opened are refused in one line."""
+        folder = self.folder()
+        folder.open_replays(NOW)
+        journal = folder.path / "replay.journal"
+        target = self.base / "elsewhere"
+        target.write_bytes(journal.read_bytes())
+        journal.unlink()
+        journal.symlink_to(target.resolve())
+        with self.assertRaisesRegex(ConfigError, "cannot use"):
+            self.folder().open_replays(NOW)
+        journal.unlink()
+        folder.path.chmod(0o777)
+        with self.assertRaisesRegex(ConfigError, "others may write there"):
+            self.folder()
+        folder.path.chmod(0o700)
+        (folder.path / "lock").symlink_to(target.resolve())
+        with self.assertRaisesRegex(ConfigError, "remove it, or give another folder"):
+            self.folder().lock()
+
+    def test_links_are_not_followed(self) -> None:
+        """A file is replaced, never written through a link; what a killed process left is removed."""
+        folder = self.folder()
+        victim = self.base / "victim"
+        victim.write_bytes(b"precious")
+        (folder.path / "replay.journal").symlink_to(victim.resolve())
+        with self.assertRaises(ConfigError):
+            folder.open_replays(NOW)
+        write_private_file(folder.path / "replay.journal", b"new")
+        self.assertEqual(victim.read_bytes(), b"precious")
+        self.assertFalse((folder.path / "replay.journal").is_symlink())
+        (folder.path / ".replay.journal.0123.new").write_bytes(b"left")
+        folder.lock()
+        self.assertEqual(list(folder.path.glob(".*")), [])
 
     def test_short_write_is_taken_back(self) -> None:
         """When the disk takes half an entry, the connection is refused and the journal stays readable."""
