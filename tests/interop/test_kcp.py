@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from mikanet.endpoints import quote
+from mikanet.errors import DestinationError
 from tests.support.lossy_udp import LossyUdpRelay
 from tests.support.processes import free_port
 
@@ -143,7 +144,7 @@ class KcpEndpointTests(TestCase):
             client.transport.abortConnection()  # type: ignore[union-attr]
             await client.lost
             wrong = clientFromString(reactor, "kcp:no-such-host.invalid:9")
-            with self.assertRaises(error.DNSLookupError):
+            with self.assertRaises(DestinationError):
                 await wrong.connect(Factory.forProtocol(lambda: Collect(1)))
 
         return defer.ensureDeferred(run())
