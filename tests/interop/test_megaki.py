@@ -595,14 +595,17 @@ class TroubleTests(MegakiTestCase):
 
     async def test_many_sessions_of_one_address(self) -> None:
         """While 120 sessions of one address resume and ask without end, a client of another network gets every answer."""
-        self.serve("--max-unverified-per-address=1000")
+        self.serve("--max-unverified-per-address=1000", "--resume-rate=0")
         await self.wait_for_workers(4)
         going = True
+        asked = 0
 
         async def noisy() -> None:
+            nonlocal asked
             client = self.client("127.0.0.1")
             session = await client.connect()
             while going:
+                asked += 1
                 saved = session.saved
                 try:
                     await session.send_message(b"delay")
@@ -620,6 +623,7 @@ class TroubleTests(MegakiTestCase):
         await self.wait(3)
         honest = self.client("127.0.1.1")
         times = []
+        before = asked
         for _ in range(12):
             since = time.monotonic()
             session = await honest.connect()
@@ -627,6 +631,7 @@ class TroubleTests(MegakiTestCase):
             await session.close()
             times.append(time.monotonic() - since)
         going = False
+        self.assertGreater(asked - before, 100)
         for job in jobs:
             job.cancel()
         self.assertLess(sorted(times)[-1], 2.0, times)
