@@ -29,6 +29,7 @@ from mikanet.kcp import link
 from mikanet.paqet.client import PaqetTunnel
 from mikanet.paqet.options import PaqetSetup, load_setup
 from mikanet.paqet.service import PaqetServer, PaqetServerSettings, client_config, client_ports
+from mikanet.relay import MemoryBudget
 from tests.lab.veth import VethPair
 from tests.support.processes import free_port
 
@@ -211,7 +212,7 @@ class Ends:
         setup = self.setup("server", kcp, **sections)
         policy = EgressPolicy((parse_rule("127.0.0.0/8"),))
         settings = PaqetServerSettings(
-            setup, replace(setup.link, **(limits or {})), policy, firewall, 10_000, 1024, 1 << 29, 0
+            setup, replace(setup.link, **(limits or {})), policy, firewall, 10_000, 1024, MemoryBudget(1 << 29), 0
         )
         made = PaqetServer(reactor, settings)
         with self._inside(first=False):
