@@ -58,6 +58,10 @@ class DestinationError(MikanetError):
         self.reason = reason
 
 
+class ServerError(DestinationError):
+    """The tunnel's own server is the obstacle, not the destination. The text is for the user: what is wrong, what to do."""
+
+
 def reason_of(exception: BaseException | None) -> Reason:
     """The :class:`Reason` behind an exception that a failed ``connect`` brought, ours or Twisted's."""
     if isinstance(exception, DestinationError):

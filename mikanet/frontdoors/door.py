@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mikanet.counters import Counters
-from mikanet.errors import MikanetError, Reason, reason_of
+from mikanet.errors import MikanetError, Reason, ServerError, reason_of
 from mikanet.frontdoors.credentials import Credentials
 from mikanet.guard.deadlines import Deadlines
 from mikanet.interfaces import ITunnel
@@ -188,8 +188,11 @@ class Door(RelayEnd):
         """The tunnel carries bytes to the destination now: begin the relay."""
         join(self, far)
 
-    def not_reached(self, reason: Reason) -> None:
-        """The destination cannot be had: tell the client."""
+    def not_reached(self, reason: Reason, why: str) -> None:
+        """The destination cannot be had: tell the client.
+
+        :param why: the obstacle in words for people, which may be the tunnel's server.
+        """
         raise NotImplementedError
 
     def dial_ended(self) -> None:
@@ -197,11 +200,11 @@ class Door(RelayEnd):
         self.dialling = None
         self.cancel_deadline()
 
-    def dial_failed(self, reason: Reason) -> None:
+    def dial_failed(self, reason: Reason, why: str = "") -> None:
         """For :class:`Dial`: the attempt failed."""
         self.dial_ended()
         self.count(f"failed.{reason.name.lower()}")
-        self.not_reached(reason)
+        self.not_reached(reason, why or f"the destination cannot be had: {reason.value}")
 
     def _dial_timed_out(self) -> None:
         if self.dialling is not None:
@@ -350,4 +353,5 @@ class Dial:
             log.failure("A tunnel failed in a way that none should", failure)
         door, self._door = self._door, None
         if door is not None:
-            door.dial_failed(reason_of(failure.value))
+            why = str(failure.value) if failure.check(ServerError) else ""
+            door.dial_failed(reason_of(failure.value), why)

@@ -27,7 +27,7 @@ class ForwardDoor(Door):
         super().connectionMade()
         self.dial(partial(self.factory.tunnel.stream_endpoint, self._destination))
 
-    def not_reached(self, reason: Reason) -> None:
+    def not_reached(self, reason: Reason, why: str) -> None:
         """A forward has no words; a reset says that this was no clean end."""
         self.abort()
 

@@ -196,9 +196,9 @@ class HttpDoor(Door):
         if rest:
             self._hold(rest)
 
-    def not_reached(self, reason: Reason) -> None:
-        """Answer for the destination."""
-        self._answer(messages.status_of_reason(reason), f"the destination cannot be had: {reason.value}")
+    def not_reached(self, reason: Reason, why: str) -> None:
+        """Answer for the destination, or for the tunnel's server."""
+        self._answer(messages.status_of_reason(reason), why)
         self._pump()
 
     # -- answers of our own

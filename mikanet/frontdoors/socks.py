@@ -78,7 +78,7 @@ class SocksDoor(Door):
         prompt.send(self.transport, self._handshake.reply(Rep.SUCCEEDED))
         super().reached(far)
 
-    def not_reached(self, reason: Reason) -> None:
+    def not_reached(self, reason: Reason, why: str) -> None:
         """Tell the reason as far as SOCKS has a code for it."""
         self._refuse_request(rep_of_reason(reason))
 

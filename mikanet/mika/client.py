@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from twisted.internet import error
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
+    IAddress,
     IProtocol,
-    IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
 )
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -26,20 +26,12 @@ from mikanet.counters import Counters
 from mikanet.errors import DestinationError, Reason
 from mikanet.filters.base import Filter, FilterClientEndpoint
 from mikanet.filters.dropping import DroppingFilter
-from mikanet.guard.deadlines import Deadlines
 from mikanet.interfaces import ITunnel
+from mikanet.mika.health import UNWATCHED, CheckedEndpoint, Observer, ServerHealth
 from mikanet.mika.session import ClientSession, Keys, Profile
 from mikanet.mika.wire import IV_SIZE, MAX_DATAGRAM, Header, Kind
+from mikanet.net.server_state import ServerState
 from mikanet.wire.socks import encode_address
-
-#: A server that accepts connections and sends nothing for this long, in seconds, is suspicious.
-SILENCE_TIME = 10.0
-
-#: How many such connections, without a single answer before, it takes to say so.
-SILENCES = 3
-
-#: Least time, in seconds, between two messages about the same trouble.
-REPEAT_TIME = 60.0
 
 _log = Logger()
 
@@ -76,22 +68,21 @@ class MikaClientConfig:
 class _MikaClient(Filter):
     """What stream and datagram clients share: the first flight in one write, and both kinds of end."""
 
-    __slots__ = ("_health", "_heard", "_held", "_session", "_silence_key")
+    __slots__ = ("_health", "_heard", "_held", "_session")
 
-    def __init__(self, upper: IProtocol, session: ClientSession, health: ServerHealth) -> None:
+    def __init__(self, upper: IProtocol, session: ClientSession, health: Observer) -> None:
         super().__init__(upper)
         self._session = session
         self._health = health
         self._held: list[bytes] | None = None
         self._heard = False
-        self._silence_key: int | None = None
 
     def connectionMade(self) -> None:
         """Send IV, header and whatever the upper protocol writes while it is being connected as one write."""
         assert self.transport is not None
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
-        self._silence_key = self._health.connected()
+        self._health.connected(self)
         held = self._held = [self._session.open()]
         self.establish()
         self._held = None
@@ -106,9 +97,7 @@ class _MikaClient(Filter):
 
     def _hear(self) -> None:
         self._heard = True
-        self._health.heard()
-        if self._silence_key is not None:
-            self._health.silences.cancel(self._silence_key)
+        self._health.ended(self)
 
     def _end(self) -> None:
         """Send the end mark, and with it everything that still waits for the first flight."""
@@ -131,8 +120,7 @@ class _MikaClient(Filter):
 
     def connectionLost(self, reason: Failure) -> None:
         """The server is gone."""
-        if self._silence_key is not None:
-            self._health.silences.cancel(self._silence_key)
+        self._health.ended(self)
         super().connectionLost(reason)
 
 
@@ -188,82 +176,6 @@ class MikaDatagramFilter(DroppingFilter, _MikaClient):
             self.upper.dataReceived(datagram)
 
 
-class ServerHealth:
-    """What a client knows of its server, and the few words it says to its user about that.
-
-    :param server: the server as the user wrote it.
-    :param report: takes one line for the user; the default logs a warning.
-    """
-
-    def __init__(
-        self, clock: IReactorTime, server: str, profile: Profile, report: Callable[[str], None] | None = None
-    ) -> None:
-        self.profile = profile
-        self.silences = Deadlines(clock, SILENCE_TIME)
-        self._clock = clock
-        self._server = server
-        self._report = report or (lambda text: _log.warn("{text}", text=text))
-        self._ever_heard = False
-        self._silent = 0
-        self._down = False
-        self._reported_at = -REPEAT_TIME
-
-    def connected(self) -> int | None:
-        """A connection stands; returns the key of its silence deadline."""
-        if self._down:
-            self._down = False
-            self._report(f"the server {self._server} can be reached again")
-        return None if self._ever_heard else self.silences.start(self._silence)
-
-    def heard(self) -> None:
-        """The server sent something that only a server with our password sends."""
-        self._ever_heard = True
-        self._silent = 0
-
-    def unreachable(self, failure: Failure) -> Failure:
-        """No connection could be made; passes the failure on."""
-        if failure.check(CancelledError, error.ConnectingCancelledError):
-            return failure
-        if not self._down:
-            self._down = True
-            self._reported_at = -REPEAT_TIME
-        self._say(f"the server {self._server} cannot be reached: {_describe(failure)}; trying at each new connection")
-        return failure
-
-    def _silence(self) -> None:
-        if self._ever_heard:
-            return
-        self._silent += 1
-        if self._silent >= SILENCES:
-            self._say(
-                f"the server {self._server} accepts connections and answers nothing: "
-                "check that password, method and profile are the same there, and that both clocks are right"
-            )
-
-    def _say(self, text: str) -> None:
-        now = self._clock.seconds()
-        if now - self._reported_at >= REPEAT_TIME:
-            self._reported_at = now
-            self._report(text)
-
-
-def _describe(failure: Failure) -> str:
-    text = str(failure.value) or type(failure.value).__name__
-    return " ".join(text.split()).rstrip(".")
-
-
-@implementer(IStreamClientEndpoint)
-class _CheckedEndpoint:
-    """The server's endpoint, with its health kept."""
-
-    def __init__(self, server: IStreamClientEndpoint, health: ServerHealth) -> None:
-        self._server = server
-        self._health = health
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        return self._server.connect(protocolFactory).addErrback(self._health.unreachable)
-
-
 @implementer(ITunnel)
 class MikaTunnel:
     """Streams and datagrams to anywhere, through one Mika server; one connection each.
@@ -281,8 +193,14 @@ class MikaTunnel:
         report: Callable[[str], None] | None = None,
     ) -> None:
         self._config = config
-        self.health = ServerHealth(clock, name, config.keys.profile, report)
-        self._server = _CheckedEndpoint(server, self.health)
+        self.health = ServerHealth(clock, ServerState(clock, name, report), config.keys.profile, self._connect_probe)
+        self._direct = server
+        self._server = CheckedEndpoint(server, self.health)
+
+    def _connect_probe(self, upper: IProtocol, destination: Address) -> Deferred[IProtocol]:
+        session = self._config.new_session(Kind.TCP, destination)
+        endpoint = FilterClientEndpoint(self._direct, lambda upper: MikaClientFilter(upper, session, UNWATCHED))
+        return endpoint.connect(_One(upper))
 
     def stream_endpoint(self, destination: Address, http: bool = False) -> IStreamClientEndpoint:
         """See :meth:`ITunnel.stream_endpoint`."""
@@ -310,3 +228,16 @@ class MikaTunnel:
             return make(upper, config.new_session(kind, destination), health)
 
         return FilterClientEndpoint(self._server, make_filter)
+
+
+class _One(Factory):
+    """Has one protocol to give."""
+
+    noisy = False
+
+    def __init__(self, protocol: IProtocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol:  # type: ignore[override]  # any protocol
+        """The one."""
+        return self._protocol

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from twisted.application.service import IService
+from twisted.application.service import IService, Service
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from mikanet.counters import Counters
 from mikanet.errors import ConfigError
 from mikanet.mika.client import MikaClientConfig, MikaTunnel
+from mikanet.mika.health import ServerHealth
 from mikanet.mika.options import MikaOptions, warn_of_profile
 from mikanet.mika.session import Keys, Profile
 from mikanet.service.doors import FrontDoors, make_client
@@ -65,4 +66,23 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         log_destinations=bool(options["verbose"]),
     )
     tunnel = MikaTunnel(reactor, options.server, config, options["server"])
-    return make_client(reactor, tunnel, options.front, counters)
+    service = make_client(reactor, tunnel, options.front, counters)
+    _HealthService(tunnel.health).setServiceParent(service)  # type: ignore[no-untyped-call]  # untyped in Twisted
+    return service
+
+
+class _HealthService(Service):
+    """Asks the server at the start whether it lets us in."""
+
+    def __init__(self, health: ServerHealth) -> None:
+        self._health = health
+
+    def startService(self) -> None:
+        """Ask."""
+        super().startService()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        self._health.start()
+
+    def stopService(self) -> None:
+        """Ask no more."""
+        super().stopService()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        self._health.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet import error
 
 from mikanet.address import Address
-from mikanet.errors import DestinationError, Reason
+from mikanet.errors import DestinationError, Reason, ServerError
 from mikanet.frontdoors.credentials import Credentials
 from mikanet.frontdoors.door import DoorFactory, DoorSettings
 from mikanet.frontdoors.doors import http_factory
@@ -329,6 +329,17 @@ class UpstreamTests(HttpTestCase):
         client.deliver(GET)
         self.reactor.advance(7)
         self.assert_status(client, 504)
+
+    def test_the_server_is_named(self) -> None:
+        """When the tunnel's own server is the obstacle the answer says so, for URLs and for CONNECT."""
+        for request in (GET, CONNECT):
+            client = self.open()
+            client.deliver(request)
+            problem = ServerError(Reason.REFUSED, "the tunnel's server refuses connections")
+            self.tunnel.dialled[-1].reject(problem)
+            response = self.assert_status(client, 502)
+            self.assertIn(b"the tunnel's server refuses connections", response)
+            self.assertNotIn(b"destination", response)
 
     def test_refused_body(self) -> None:
         """With a body still to come, a refusal closes, and the body is dropped."""

@@ -6,7 +6,6 @@ import random
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -14,18 +13,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from mikanet.address import Address
 from mikanet.crypto.replay import ReplaySet
 from mikanet.errors import DestinationError, Reason
-from mikanet.mika.client import (
-    SILENCE_TIME,
-    MikaClientConfig,
-    MikaClientFilter,
-    MikaDatagramFilter,
-    MikaTunnel,
-    ServerHealth,
-)
+from mikanet.mika.client import MikaClientConfig, MikaClientFilter, MikaDatagramFilter, MikaTunnel
 from mikanet.mika.session import Profile, ServerSession, derive_keys
 from mikanet.mika.wire import Kind
 from tests.filters.contract import FilterContractTests, HalfClosingUpper, Upper
-from tests.support.transports import LOST, MemoryTransport
+from tests.support.transports import MemoryTransport
 
 KEYS = {profile: derive_keys(b"a password for tests", profile) for profile in Profile}
 NOW = 1_700_000_000
@@ -42,6 +34,19 @@ def config(profile: Profile = Profile.SPEC, **changes: Any) -> MikaClientConfig:
 def server(profile: Profile = Profile.SPEC) -> ServerSession:
     """The server's end."""
     return ServerSession(KEYS[profile], ReplaySet(), lambda: NOW)
+
+
+class Unobserved:
+    """Takes note of nothing."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+
+    def connected(self, connection: Any) -> None:
+        """Nothing."""
+
+    def ended(self, connection: Any) -> None:
+        """Nothing."""
 
 
 class Talking(HalfClosingUpper):
@@ -61,9 +66,7 @@ class StreamFilterTests(FilterContractTests, SynchronousTestCase):
 
     def make_filter(self, upper: Any) -> Any:
         """A filter of its own session."""
-        clock = Clock()
-        self.health = ServerHealth(clock, "server", self.profile, lambda text: None)
-        return MikaClientFilter(upper, config(self.profile).new_session(Kind.TCP, TARGET), self.health)
+        return MikaClientFilter(upper, config(self.profile).new_session(Kind.TCP, TARGET), Unobserved(self.profile))
 
     def test_first_flight_is_one_write(self) -> None:
         """IV, header and early data leave in one write (M6)."""
@@ -154,8 +157,7 @@ class DatagramFilterTests(FilterContractTests, SynchronousTestCase):
 
     def make_filter(self, upper: Any) -> Any:
         """A filter of its own session."""
-        health = ServerHealth(Clock(), "server", Profile.SPEC, lambda text: None)
-        return MikaDatagramFilter(upper, config().new_session(Kind.UDP, TARGET), health)
+        return MikaDatagramFilter(upper, config().new_session(Kind.UDP, TARGET), Unobserved(Profile.SPEC))
 
     def test_edges_are_kept(self) -> None:
         """One write is one datagram there, one datagram there is one dataReceived here (M7)."""
@@ -233,43 +235,3 @@ class TunnelTests(SynchronousTestCase):
         with self.assertRaises(DestinationError) as caught:
             tunnel.datagram_endpoint(TARGET)
         self.assertEqual(caught.exception.reason, Reason.UNSUPPORTED)
-
-    def test_unreachable_server(self) -> None:
-        """It is said once, repeated after a minute at the earliest, and its return is said too."""
-        self.server.failing = ConnectError(string="no way")
-        for _ in range(5):
-            self.failureResultOf(self.connect(), ConnectError)
-        self.assertEqual(len(self.said), 1)
-        self.assertIn("tcp:example:1 cannot be reached", self.said[0])
-        self.clock.advance(61)
-        self.failureResultOf(self.connect(), ConnectError)
-        self.assertEqual(len(self.said), 2)
-        self.server.failing = None
-        self.successResultOf(self.connect())
-        self.assertIn("can be reached again", self.said[2])
-
-    def test_silent_server(self) -> None:
-        """After three connections without a byte the user is told what to check (M7)."""
-        for count in range(1, 4):
-            self.connect()
-            self.clock.advance(SILENCE_TIME)
-            self.assertEqual(len(self.said), int(count == 3))
-        self.assertIn("password, method and profile", self.said[0])
-
-    def test_a_server_that_answered_once_is_not_suspected(self) -> None:
-        """A quiet target is not a wrong password."""
-        self.connect()
-        self.server.transports[0].receive(b"x")
-        for _ in range(9):
-            self.connect()
-        self.clock.advance(SILENCE_TIME)
-        self.assertEqual(self.said, [])
-
-    def test_connections_that_end_are_not_silent(self) -> None:
-        """A refused target ends its connection, and is no sign of a wrong password."""
-        for _ in range(9):
-            self.connect()
-            self.server.transports[-1].lose(LOST)
-        self.clock.advance(SILENCE_TIME)
-        self.assertEqual(self.said, [])
-        self.assertEqual(self.clock.getDelayedCalls(), [])
