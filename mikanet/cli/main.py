@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
+
+from twisted.python.usage import UsageError
 
 from mikanet import __version__
 
@@ -27,6 +30,21 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
 )
 
 
+#: Servers and clients. Each is twistd's plugin of that name, in the foreground.
+PROGRAMS: tuple[tuple[str, str], ...] = (
+    ("mika-server", "Mika: the server of a private way out"),
+    ("mika-client", "Mika: the client, with its front doors"),
+    ("pickaxe-server", "Pickaxe: sessions that outlive their carriers"),
+    ("pickaxe-client", "Pickaxe: the client, with its front doors"),
+    ("nitrosocks-server", "NitroSocks: a tunnel inside TLS that may be intercepted"),
+    ("nitrosocks-client", "NitroSocks: the client, with its front doors"),
+    ("paqet-server", "paqet: a tunnel in packets like TCP's"),
+    ("paqet-client", "paqet: the client, with its front doors"),
+    ("megaki-server", "Megaki: requests to a pool of workers"),
+    ("megaki-client", "Megaki: an HTTP gateway to a server"),
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with its status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -42,13 +60,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options = module.Options()
             options.parseOptions(words[1:])
             raise SystemExit(module.run(options))
-    raise SystemExit(f"mikanet: unknown command {words[0]!r}; mikanet --help lists them")
+    if words[0] in dict(PROGRAMS):
+        run_program(words)
+        raise SystemExit(0)
+    names = [name for name, *_ in (*COMMANDS, *PROGRAMS)]
+    near = get_close_matches(words[0], names, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise SystemExit(f"mikanet: unknown command {words[0]!r}; {hint}mikanet --help lists them")
+
+
+def run_program(words: Sequence[str]) -> None:
+    """Run a server or a client in the foreground, as ``twistd --nodaemon --pidfile=`` does with the same words."""
+    from twisted.scripts._twistd_unix import ServerOptions
+    from twisted.scripts.twistd import runApp
+
+    config = ServerOptions()
+    try:
+        config.parseOptions(["--nodaemon", "--pidfile=", *words])
+    except UsageError as problem:
+        raise SystemExit(f"{words[0]}: {problem}") from None
+    runApp(config)
 
 
 def usage_text() -> str:
     """What ``mikanet --help`` prints."""
-    width = max(len(name) for name, _, _ in COMMANDS)
-    lines = ["usage: mikanet COMMAND [OPTIONS]", "", "commands:"]
-    lines += [f"  {name:<{width}}  {text}" for name, _, text in COMMANDS]
-    lines += ["", "mikanet COMMAND --help says more. Servers and clients run under twistd: twistd --help lists them."]
+    rows = [("servers and clients:", PROGRAMS), ("commands:", [(name, text) for name, _, text in COMMANDS])]
+    width = max(len(name) for _, group in rows for name, _ in group)
+    lines = ["usage: mikanet COMMAND [OPTIONS]"]
+    for title, group in rows:
+        lines += ["", title, *(f"  {name:<{width}}  {text}" for name, text in group)]
+    lines += [
+        "",
+        "mikanet COMMAND --help says more. Servers and clients run under twistd as well: twistd --help lists them.",
+    ]
     return "\n".join(lines)

@@ -13,10 +13,9 @@ from mikanet.errors import ConfigError
 from mikanet.megaki.sazukari import REQUEST_TIME
 from mikanet.megaki.service import MegakiClientSettings, make_client
 from mikanet.megaki.warm import MAX_SESSIONS, WARM_SESSIONS
-from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import Options as BaseOptions
 from mikanet.service.options import client_endpoint, server_endpoint
-from mikanet.service.program import program_reactor
+from mikanet.service.program import program_reactor, start_program
 
 
 class Options(BaseOptions):
@@ -24,6 +23,10 @@ class Options(BaseOptions):
 
     command = "megaki-client"
     synopsis = "[options] --server ENDPOINT --server-key FILE --listen-http ENDPOINT"
+    example = (
+        "mikanet megaki-client --server tcp:SERVER:6363 --server-key keys/server.cert"
+        " --listen-http tcp:8080:interface=127.0.0.1"
+    )
     longdesc = "An HTTP gateway to a Megaki server: POST a request body, get the response body."
 
     optParameters: ClassVar[Sequence[Sequence[object]]] = [
@@ -77,6 +80,5 @@ class Options(BaseOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    reactor = program_reactor(reactor)
-    raise_file_limit()
+    reactor = start_program(options.command, reactor)
     return make_client(reactor, options.settings)

@@ -15,9 +15,8 @@ from mikanet.megaki.arcangelo import WorkerCommand, parse_variable, parse_worker
 from mikanet.megaki.bank import GROUP_SHARE
 from mikanet.megaki.harness import PoolSettings
 from mikanet.megaki.service import MegakiServerSettings, make_server
-from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ServerOptions, server_endpoint
-from mikanet.service.program import program_reactor
+from mikanet.service.program import program_reactor, start_program
 from mikanet.service.secret_files import read_private_file, read_secret
 
 _log = Logger()
@@ -29,6 +28,7 @@ class Options(ServerOptions):
     command = "megaki-server"
     has_users = False
     synopsis = "[options] --listen ENDPOINT --key FILE --worker php:FILE"
+    example = "mikanet megaki-server --listen tcp:6363 --key keys/server-private.pem --worker php:worker.php"
     longdesc = (
         "The server of a request and response protocol with a pinned key. Requests are answered by a pool of workers. "
         "SIGHUP loads the workers' script anew; SIGUSR2 logs figures."
@@ -127,8 +127,7 @@ class Options(ServerOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    reactor = program_reactor(reactor)
-    raise_file_limit()
+    reactor = start_program(options.command, reactor)
     if os.geteuid() == 0 and options.settings.worker.uid is None:
         _log.warn("workers run as root: --worker-uid gives them a user of their own")
     return make_server(reactor, options.settings)

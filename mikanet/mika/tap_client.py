@@ -15,9 +15,8 @@ from mikanet.mika.health import ServerHealth
 from mikanet.mika.options import MikaOptions, warn_of_profile
 from mikanet.mika.session import Keys, Profile
 from mikanet.service.doors import FrontDoors, make_client
-from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ClientOptions, client_endpoint
-from mikanet.service.program import program_reactor
+from mikanet.service.program import program_reactor, start_program
 
 
 class Options(ClientOptions, MikaOptions):
@@ -25,6 +24,9 @@ class Options(ClientOptions, MikaOptions):
 
     command = "mika-client"
     synopsis = "[options] --server ENDPOINT --password-file FILE --socks ENDPOINT ..."
+    example = (
+        "mikanet mika-client --server tcp:SERVER:8388 --password-file password --socks tcp:1080:interface=127.0.0.1"
+    )
     longdesc = "The client of a private way out: it listens for applications, and takes them out at the server."
 
     optParameters: ClassVar[Sequence[Sequence[object]]] = [
@@ -55,8 +57,7 @@ class Options(ClientOptions, MikaOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    reactor = program_reactor(reactor)
-    raise_file_limit()
+    reactor = start_program(options.command, reactor)
     warn_of_profile(options.derived.profile)
     counters = Counters()
     config = MikaClientConfig(

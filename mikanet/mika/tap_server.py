@@ -10,9 +10,8 @@ from twisted.application.service import IService
 from mikanet.errors import ConfigError
 from mikanet.mika.options import MikaOptions, warn_of_profile
 from mikanet.mika.service import MikaServerSettings, make_server
-from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ServerOptions, server_endpoint
-from mikanet.service.program import program_reactor
+from mikanet.service.program import program_reactor, start_program
 
 
 class Options(ServerOptions, MikaOptions):
@@ -21,6 +20,7 @@ class Options(ServerOptions, MikaOptions):
     command = "mika-server"
     has_users = False
     synopsis = "[options] --listen ENDPOINT --password-file FILE"
+    example = "mikanet mika-server --listen tcp:8388 --password-file password"
     longdesc = "The server of a private way out: it opens what its clients ask for, as far as its egress rules permit."
 
     optParameters: ClassVar[Sequence[Sequence[object]]] = [
@@ -54,8 +54,7 @@ class Options(ServerOptions, MikaOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    reactor = program_reactor(reactor)
-    raise_file_limit()
+    reactor = start_program(options.command, reactor)
     warn_of_profile(options.settings.keys.profile)
     try:
         return make_server(reactor, options.settings)

@@ -14,9 +14,8 @@ from mikanet.nitrosocks.client_protocol import NitroClientConfig
 from mikanet.nitrosocks.options import make_client_config
 from mikanet.nitrosocks.service import make_client_service
 from mikanet.service.doors import FrontDoors
-from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ClientOptions, client_endpoint
-from mikanet.service.program import program_reactor
+from mikanet.service.program import program_reactor, start_program
 
 
 class Options(ClientOptions):
@@ -24,6 +23,10 @@ class Options(ClientOptions):
 
     command = "nitrosocks-client"
     synopsis = "[options] --server ENDPOINT --server-name NAME --private-key PEM --token-file FILE --socks ENDPOINT ..."
+    example = (
+        "mikanet nitrosocks-client --server tcp:SERVER:443 --server-name SERVER"
+        " --private-key keys/client.key --token-file keys/token --socks tcp:1080:interface=127.0.0.1"
+    )
     longdesc = "The client of a tunnel inside TLS: it listens for applications, and takes them out at the server."
 
     optParameters: ClassVar[Sequence[Sequence[object]]] = [
@@ -70,6 +73,5 @@ class Options(ClientOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    reactor = program_reactor(reactor)
-    raise_file_limit()
+    reactor = start_program(options.command, reactor)
     return make_client_service(reactor, options.servers, options.config, options.front, options.counters)

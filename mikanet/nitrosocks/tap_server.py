@@ -13,9 +13,8 @@ from mikanet.nitrosocks.options import parse_binding, parse_cipher, parse_realm,
 from mikanet.nitrosocks.protocol import NitroServerConfig
 from mikanet.nitrosocks.service import NitroServerSettings, make_server
 from mikanet.nitrosocks.tls_options import ServerTls
-from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ServerOptions, server_endpoint
-from mikanet.service.program import program_reactor
+from mikanet.service.program import program_reactor, start_program
 from mikanet.service.secret_files import read_private_file
 
 
@@ -24,6 +23,10 @@ class Options(ServerOptions):
 
     command = "nitrosocks-server"
     synopsis = "[options] --listen ENDPOINT --certificate PEM --public-key PEM --tokens FILE"
+    example = (
+        "mikanet nitrosocks-server --listen tcp:443 --certificate cert.pem --public-key keys/server.pub"
+        " --tokens keys/tokens"
+    )
     longdesc = (
         "The server of a tunnel inside TLS that stays private when TLS is intercepted. "
         "SIGHUP loads certificate and tokens anew and ends the sessions of tokens that are gone."
@@ -93,6 +96,5 @@ class Options(ServerOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    reactor = program_reactor(reactor)
-    raise_file_limit()
+    reactor = start_program(options.command, reactor)
     return make_server(reactor, options.settings)

@@ -18,9 +18,8 @@ from mikanet.paqet.options import PaqetSetup, load_setup
 from mikanet.paqet.service import PaqetClient
 from mikanet.paqet.tap_common import CONFIG_OPTIONS, wants_firewall
 from mikanet.service.doors import FrontDoors
-from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ClientOptions
-from mikanet.service.program import program_reactor
+from mikanet.service.program import program_reactor, start_program
 from mikanet.service.secret_files import read_credentials
 
 
@@ -29,6 +28,7 @@ class Options(ClientOptions):
 
     command = "paqet-client"
     synopsis = "[options] --config FILE"
+    example = "mikanet paqet-client --config client.yaml"
     longdesc = (
         "The client of a tunnel in packets that look like TCP, or in UDP. Doors of the file and of options add up."
     )
@@ -86,6 +86,5 @@ def _listen(reactor: Any, where: Address) -> IStreamServerEndpoint:
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    reactor = program_reactor(reactor)
-    raise_file_limit()
+    reactor = start_program(options.command, reactor)
     return PaqetClient(reactor, options.setup, options.front, options.firewall, bool(options["verbose"]))

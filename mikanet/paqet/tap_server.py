@@ -12,9 +12,8 @@ from mikanet.errors import ConfigError
 from mikanet.paqet.options import load_setup
 from mikanet.paqet.service import PaqetServer, PaqetServerSettings
 from mikanet.paqet.tap_common import CONFIG_OPTIONS, wants_firewall
-from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ServerOptions
-from mikanet.service.program import program_reactor
+from mikanet.service.program import program_reactor, start_program
 
 
 class Options(ServerOptions):
@@ -23,12 +22,13 @@ class Options(ServerOptions):
     command = "paqet-server"
     has_users = False
     synopsis = "[options] --config FILE"
+    example = "mikanet paqet-server --config server.yaml"
     longdesc = "The server of a tunnel in packets that look like TCP, or in UDP. It answers nobody without the key."
 
     optParameters: ClassVar[Sequence[Sequence[object]]] = [
         *CONFIG_OPTIONS,
         ["max-sessions", None, "1024", "sessions of clients"],
-        ["max-sessions-per-address", None, "64", "the same from one address"],
+        ["max-sessions-per-address", None, "64", "sessions of one client address"],
     ]
 
     settings: PaqetServerSettings
@@ -72,6 +72,5 @@ class Options(ServerOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    reactor = program_reactor(reactor)
-    raise_file_limit()
+    reactor = start_program(options.command, reactor)
     return PaqetServer(reactor, options.settings)

@@ -19,9 +19,8 @@ from mikanet.pickaxe.policy import Policy
 from mikanet.pickaxe.service import make_pickaxe_client
 from mikanet.pickaxe.tunnel import Names, PickaxeTunnel
 from mikanet.service.doors import FrontDoors
-from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ClientOptions
-from mikanet.service.program import program_reactor
+from mikanet.service.program import program_reactor, start_program
 from mikanet.service.secret_files import read_secret
 
 
@@ -30,6 +29,10 @@ class Options(ClientOptions, PickaxeOptions):
 
     command = "pickaxe-client"
     synopsis = "[options] --user NAME --password-file FILE --carrier URL ... --socks ENDPOINT ..."
+    example = (
+        "mikanet pickaxe-client --user me --password-file password --carrier tcp://SERVER:8865"
+        " --socks tcp:1080:interface=127.0.0.1"
+    )
     longdesc = "The client of sessions that outlive their carriers: it goes on when the path under it changes."
 
     optParameters: ClassVar[Sequence[Sequence[object]]] = [
@@ -101,8 +104,7 @@ class Options(ClientOptions, PickaxeOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    reactor = program_reactor(reactor)
-    raise_file_limit()
+    reactor = start_program(options.command, reactor)
     client = PickaxeClient(reactor, options.config, options.carriers)
     tunnel = PickaxeTunnel(client, options.names)
     return make_pickaxe_client(reactor, tunnel, options.front, options.config.counters)

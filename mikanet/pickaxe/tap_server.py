@@ -20,9 +20,8 @@ from mikanet.pickaxe.options import PickaxeOptions
 from mikanet.pickaxe.server import PickaxeServerConfig
 from mikanet.pickaxe.service import PickaxeServerSettings, make_server
 from mikanet.pickaxe.users import parse_users
-from mikanet.service.listening import raise_file_limit
 from mikanet.service.options import ServerOptions
-from mikanet.service.program import program_reactor
+from mikanet.service.program import program_reactor, start_program
 from mikanet.service.secret_files import read_private_file
 
 
@@ -31,6 +30,7 @@ class Options(ServerOptions, PickaxeOptions):
 
     command = "pickaxe-server"
     synopsis = "[options] --users FILE --carrier URL ..."
+    example = "mikanet pickaxe-server --users users --carrier tcp://0.0.0.0:8865 --carrier http://0.0.0.0:8080/tunnel"
     longdesc = "The server of sessions that outlive their carriers: it opens what its users ask for."
 
     optParameters: ClassVar[Sequence[Sequence[object]]] = [
@@ -110,6 +110,5 @@ class Options(ServerOptions, PickaxeOptions):
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service that twistd runs."""
-    reactor = program_reactor(reactor)
-    raise_file_limit()
+    reactor = start_program(options.command, reactor)
     return make_server(reactor, options.settings)

@@ -23,6 +23,8 @@ from mikanet.guard.admission import AdmissionLimits
 from mikanet.half_closed import HalfClosed
 from mikanet.net.endpoint import TcpEndpoint
 from mikanet.relay import MemoryBudget
+from mikanet.service.console import use_console
+from mikanet.service.help import format_help
 from mikanet.service.secret_files import read_credentials
 from mikanet.service.state import StateFolder, default_state_dir
 
@@ -34,11 +36,14 @@ _ClientParser = Callable[[Any, str], IStreamClientEndpoint]
 class Options(usage.Options):
     """Base of all command lines: every mistake is one line on stderr and a non-zero exit status.
 
-    Subclasses name their plugin in ``command`` and check their values in :meth:`check`, which may raise
+    Subclasses name their plugin in ``command``, show a command line that works in ``example``, and check their values in :meth:`check`, which may raise
     :class:`ConfigError`.
     """
 
     command: ClassVar[str] = ""
+    synopsis: ClassVar[str] = ""
+    longdesc: ClassVar[str] = ""
+    example: ClassVar[str] = ""
 
     optFlags: ClassVar[Sequence[Sequence[object]]] = [
         ["insecure-ok", None, "accept weak secrets and ciphers that cannot protect"],
@@ -67,6 +72,7 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Called by the parser when all options are there."""
         self.check()
+        use_console(getattr(self, "parent", None))
 
     def check(self) -> None:
         """Turn options into values.
@@ -74,11 +80,31 @@ class Options(usage.Options):
         :raises ConfigError: in the user's words.
         """
 
-    def getSynopsis(self) -> str:
-        """The first line of the help; a command of ours is called by its whole name, one of twistd's as twistd has it."""
-        if self.command.startswith("mikanet "):
-            return f"Usage: {self.command} [options]"
-        return str(super().getSynopsis())
+    def __str__(self) -> str:
+        return self.getUsage()
+
+    def getUsage(self, width: int | None = None) -> str:
+        """The help."""
+        command = self.command if self.command.startswith("mikanet ") else f"mikanet {self.command}"
+        synopsis = self.synopsis.removeprefix("[options] ") if self.synopsis else "[options]"
+        about = " ".join(str(self.longdesc or "").split())
+        documented = self._documented()
+        return format_help(f"{command} {synopsis}", about, self.example, documented, self.defaults) + "\n"
+
+    def _documented(self) -> list[tuple[str, bool, str]]:
+        """Every option: its name, whether it takes a value, and what it means."""
+        found = {}
+        for entry in self.longOpt:
+            name = entry.removesuffix("=")
+            if name == self.synonyms.get(name, name):
+                text = self.docs.get(name) or getattr(self._dispatch.get(name), "__doc__", None) or ""
+                words = " ".join(str(text).split()).removesuffix(".")
+                found[name] = (
+                    name,
+                    entry.endswith("="),
+                    words[:1].lower() + words[1:] if words[1:2].islower() else words,
+                )
+        return [found[name] for name in sorted(found)]
 
     def opt_version(self) -> None:
         """Show the version and exit."""
@@ -167,14 +193,19 @@ class ServerOptions(Options):
             "seconds until a refused connection is closed (laboratories only; default 60 to 90)",
         ],
         ["drain-time", None, "30", "seconds that connections may go on after SIGTERM"],
-        ["max-unverified", None, "1000", "connections that have not proved anything yet"],
-        ["max-unverified-per-address", None, "32", "the same from one address"],
-        ["max-connections", None, "10000", "connections that have"],
+        ["max-unverified", None, "1000", "connections of peers that have not authenticated yet"],
+        [
+            "max-unverified-per-address",
+            None,
+            "32",
+            "connections of peers from one address that have not authenticated yet",
+        ],
+        ["max-connections", None, "10000", "connections of authenticated peers"],
         [
             "max-per-user",
             None,
             None,
-            "the same of one user (default 1000; all of them where one secret serves everybody)",
+            "connections of one authenticated user (default 1000; all of them where one secret serves everybody)",
         ],
         ["memory", None, "512", "MiB that relay buffers may use before new streams are refused"],
         ["half-closed-time", None, "900", "seconds after which a half-closed, silent connection is reset; 0 for never"],

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from twisted.logger import Logger
+
+from mikanet import __version__
 from mikanet.net.resolve import install_resolver
+from mikanet.service.listening import raise_file_limit
 from mikanet.timing import use_monotonic_clock
+
+_log = Logger()
+
+
+def start_program(command: str, reactor: Any = None) -> Any:
+    """What a program does first: more files, and a line that says what it is; its reactor, as :func:`program_reactor`."""
+    raise_file_limit()
+    _log.info("mikanet {version}: {command}, process {pid}", version=__version__, command=command, pid=os.getpid())
+    return program_reactor(reactor)
 
 
 def program_reactor(reactor: Any = None) -> Any:

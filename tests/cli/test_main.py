@@ -9,7 +9,7 @@ from unittest import mock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet import __version__
-from mikanet.cli.main import COMMANDS, main
+from mikanet.cli.main import COMMANDS, PROGRAMS, main
 
 
 class MainTests(SynchronousTestCase):
@@ -26,7 +26,7 @@ class MainTests(SynchronousTestCase):
         for words, status in ((["--help"], 0), ([], 2)):
             code, printed = self.run_main(*words)
             self.assertEqual(code, status)
-            for name, _, text in COMMANDS:
+            for name, text in [*((name, text) for name, _, text in COMMANDS), *PROGRAMS]:
                 self.assertIn(f"{name}", printed)
                 self.assertIn(text, printed)
 
@@ -38,14 +38,25 @@ class MainTests(SynchronousTestCase):
         """One line that says what helps."""
         code, _ = self.run_main("nonsense")
         self.assertEqual(code, "mikanet: unknown command 'nonsense'; mikanet --help lists them")
+        code, _ = self.run_main("mika-sever")
+        self.assertEqual(
+            code, "mikanet: unknown command 'mika-sever'; did you mean mika-server? mikanet --help lists them"
+        )
 
     def test_every_command_can_be_loaded(self) -> None:
         """Each has its own help and a run function."""
         for name, _, _ in COMMANDS:
             code, printed = self.run_main(name, "--help")
             self.assertIn(code, (0, None))
-            self.assertIn("Options:", printed)
-            self.assertIn(f"Usage: mikanet {name} [options]", printed)
+            self.assertTrue(printed.startswith(f"usage: mikanet {name} "), printed)
+
+    def test_programs(self) -> None:
+        """Servers and clients are commands as well: their help, and their mistakes in one line."""
+        for name, _ in PROGRAMS:
+            _, printed = self.run_main(name, "--help")
+            self.assertTrue(printed.startswith(f"usage: mikanet {name} "), printed)
+            code, _ = self.run_main(name, "--nonsense")
+            self.assertEqual(code, f"{name}: option --nonsense not recognized")
 
     def test_genkey(self) -> None:
         """A secret and nothing else."""
