@@ -37,9 +37,13 @@ TICK = 0.25
 LOGIN_REPEAT, LOGIN_TIME = 1.0, 5.0
 _SOONEST, _LATEST = 0.7, 1.6
 
-#: While connections are open: silence of the carrier in use after which it is asked, and after which another takes over
+#: While something is under way: silence of the carrier in use after which it is asked, and after which another takes over
 #: if there is one that works (P8 asks for less than 3 s).
 ASK_AFTER, FAIL_AFTER = 0.5, 1.5
+
+#: For so long, in seconds, after data last went or came, more is expected on open connections. After that they are idle,
+#: and cost what an idle session costs, until one of them says something (our choice).
+ACTIVE_TIME = 3.0
 
 #: Silence of a carrier, with something asked, after which it is cut in any case; and of all of them, after which the
 #: session is taken for lost at the server (P8).
@@ -445,7 +449,8 @@ class PickaxeClient:
             return
         path = link.paths.get(current.carrier)
         quiet = now - max(current.standing.opened_at, path.heard if path is not None else current.standing.opened_at)
-        busy = bool(len(link.mux) or link.pending or len(link.session.sending))
+        expecting = len(link.mux) and now - link.active < ACTIVE_TIME
+        busy = bool(expecting or link.pending or len(link.session.sending))
         if quiet >= (ASK_AFTER if busy else IDLE_ASK) and self._asked_at is None:
             self._ask()
         if self._asked_at is not None and quiet >= ASK_AFTER:

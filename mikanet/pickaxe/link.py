@@ -41,7 +41,8 @@ class Link:
     """One session at work. A subclass says what the messages mean that are not about streams.
 
     :ivar paths: the carriers of this session, by which packets of its peer came or to which its owner attached them.
-    :ivar ended: whether the session is over.
+    :ivar ended: whether the session is over. :ivar heard: when something new came. :ivar active: when that, last, was more
+        than an echo: something of a stream, or about one.
     """
 
     def __init__(self, reactor: Any, session: Session, mux: StreamMux) -> None:
@@ -50,7 +51,7 @@ class Link:
         self.mux = mux
         self.paths: dict[ICarrier, Path] = {}
         self.ended = False
-        self.heard = reactor.seconds()
+        self.heard = self.active = reactor.seconds()
         self._carriers: dict[Path, ICarrier] = {}
         self._shown: set[ICarrier] = set()  # those by which the peer has shown itself
         self._fragments = Reassembler()
@@ -116,6 +117,7 @@ class Link:
                         continue
                     packet = whole
                 for message in receive(packet, path, now):
+                    self.active = now
                     if not deliver(message):
                         self.message(message)
                 if self.ended:
@@ -174,7 +176,8 @@ class Link:
     def send(self, kind: int, *body: bytes) -> None:
         """A message; it leaves with the next :meth:`pump`."""
         if not self.ended:
-            self.session.send(kind, *body, now=self.reactor.seconds())
+            self.active = now = self.reactor.seconds()
+            self.session.send(kind, *body, now=now)
 
     def answer(self, request: Received, kind: int, *body: bytes) -> None:
         """A response; it leaves with the next :meth:`pump`."""
@@ -226,6 +229,7 @@ class Link:
         if room <= 0:
             return False
         chunk = min(self._chunk, max(64, carrier.max_packet_size - wire.DATA_OVERHEAD))
+        self.active = now
         mux.fill(self.session, now, min(room, _BATCH), chunk)
         return bool(mux.ready)
 
