@@ -21,36 +21,18 @@ from mikanet.address import Address
 from mikanet.carriers.urls import shown
 from mikanet.counters import Counters
 from mikanet.interfaces import ICarrier, ICarrierUser, IClientCarrier
+from mikanet.net.server_state import ServerState
 from mikanet.pickaxe import wire
 from mikanet.pickaxe.client_link import ClientLink, RemoteForward
-from mikanet.pickaxe.client_login import ClientLogin
+from mikanet.pickaxe.client_logins import Logins
 from mikanet.pickaxe.keys import Secret
 from mikanet.pickaxe.link import transmit
-from mikanet.pickaxe.policy import Policy, Standing, choose
-from mikanet.pickaxe.slots import Slot
+from mikanet.pickaxe.policy import ACTIVE_TIME, ASK_AFTER, CUT_AFTER, FAIL_AFTER, LOST_AFTER, LOST_PROOF, Policy, choose
+from mikanet.pickaxe.session import Session
+from mikanet.pickaxe.slots import Slot, problem_of_all
 
 #: How often the client looks after its carriers, in seconds.
 TICK = 0.25
-
-#: A login is repeated after this time, and given up for a new one when nothing is proved after so much (P7), times a
-#: factor between these, drawn for each: two clients behind one address do not always come in the same order.
-LOGIN_REPEAT, LOGIN_TIME = 1.0, 5.0
-_SOONEST, _LATEST = 0.7, 1.6
-
-#: While something is under way: silence of the carrier in use after which it is asked, and after which another takes over
-#: if there is one that works (P8 asks for less than 3 s).
-ASK_AFTER, FAIL_AFTER = 0.5, 1.5
-
-#: For so long, in seconds, after data last went or came, more is expected on open connections. After that they are idle,
-#: and cost what an idle session costs, until one of them says something (our choice).
-ACTIVE_TIME = 3.0
-
-#: Silence of a carrier, with something asked, after which it is cut in any case; and of all of them, after which the
-#: session is taken for lost at the server (P8).
-CUT_AFTER, LOST_AFTER = 10.0, 20.0
-
-#: For so long of that, in seconds, there must have been a carrier: without one, the session waits (``keep_session``).
-LOST_PROOF = 5.0
 
 #: Silence after which an idle session is asked, to keep it and the paths under it alive.
 IDLE_ASK = 20.0
@@ -94,7 +76,7 @@ class PickaxeClient:
     """A client's session, whatever carries it.
 
     :param report: takes one line for the user; the default logs it.
-    :ivar link: the session; None while there is none.
+    :ivar link: the session; None while there is none. :ivar state: whether the server can be used, for front doors.
     """
 
     def __init__(
@@ -112,11 +94,14 @@ class PickaxeClient:
         self._report = report or (lambda text: _log.info("{text}", text=text))
         self._reported: dict[str, float] = {}
         self._forwards = [RemoteForward(port, destination) for port, destination in config.remote_forwards]
-        self._login: ClientLogin | None = None
-        self._login_sent = self._login_until = 0.0
-        self._candidates: list[ClientLink] = []
+        self._logins = Logins(reactor, self, config.random_bytes)
+        # One carrier is the server to its user; of several, the message says what is wrong with each.
+        name = shown(carriers[0].name) if len(carriers) == 1 else f"for {config.user}"
+        self.state = ServerState(reactor, name, report)
+        self._doubtful = True  # whether ``state`` waits for something to come
         self._waiting: list[Callable[[ClientLink], None]] = []
         self._current: Slot | None = None
+        self._moving: Slot | None = None  # what the session moves to; nothing has come by it yet
         self._asked_at: float | None = None
         self._vain = 0.0  # for how long carriers were open and asked, and nothing came back
         self._ticker: IDelayedCall | None = None
@@ -130,6 +115,7 @@ class PickaxeClient:
         if self._started:
             return
         self._started = True
+        self._doubt()
         stagger = STAGGER if self.config.policy is Policy.ORDERED else 0.0
         for index, slot in enumerate(self.slots):
             slot.start(index * stagger)
@@ -145,8 +131,8 @@ class PickaxeClient:
             self.link.farewell()
             self.link.end()
             self.link = None
-        for candidate in self._candidates:
-            candidate.end()
+        self._logins.over()
+        self.state.stop()
         for slot in self.slots:
             slot.stop()
 
@@ -168,11 +154,11 @@ class PickaxeClient:
         """See :class:`~mikanet.pickaxe.slots.SlotUser`."""
         carrier = slot.carrier
         assert carrier is not None
-        self._count("carriers.opened")
+        self.count("carriers.opened")
         link = self.link
         if link is None:
             carrier.user = self
-            self._log_in_by(carrier)
+            self._logins.log_in_by(carrier)
             return
         link.attach(carrier)
         if link.carrier is None:
@@ -182,26 +168,33 @@ class PickaxeClient:
 
     def slot_failed(self, slot: Slot, failure: Failure) -> None:
         """See :class:`~mikanet.pickaxe.slots.SlotUser`."""
-        text = " ".join((str(failure.value) or type(failure.value).__name__).split()).rstrip(".")
-        self._say(slot.name, f"{shown(slot.name)} cannot be opened: {text}; trying again")
+        if self.link is not None or len(self.slots) > 1:  # else the state says it
+            assert slot.problem is not None
+            self._say(slot.name, f"{shown(slot.name)} {slot.problem[1]}; trying again")
+        self._explain()
 
     def lost_carrier(self, carrier: ICarrier) -> None:
         """A carrier of ours is gone; the next best takes over at once."""
         slot = self._slot_of(carrier)
         if slot is None:
             return
-        self._count("carriers.lost")
+        self.count("carriers.lost")
+        self._logins.detach(carrier)
+        if self.link is not None:
+            self.link.detach(carrier)
         slot.lost()
         if slot is self._current:
             self._current = None
             self._choose()
+            if self._current is None:
+                self._doubt()
 
     def _slot_of(self, carrier: ICarrier) -> Slot | None:
         return next((slot for slot in self.slots if slot.carrier is carrier), None)
 
     def _fail(self, slot: Slot) -> None:
         """A carrier is silent when it should not be."""
-        self._count("carriers.silent")
+        self.count("carriers.silent")
         if self.link is not None and slot.carrier is not None:
             self.link.detach(slot.carrier)
         slot.give_up()
@@ -209,72 +202,69 @@ class PickaxeClient:
             self._current = None
             self._choose()
 
+    # -- whether the server can be used
+
+    def _doubt(self) -> None:
+        """There is no session, or no carrier for it."""
+        self._doubtful = True
+        if self._started:
+            self.state.trying()
+
+    def _explain(self) -> None:
+        """Say why, as far as that is known."""
+        if not self._doubtful:
+            return
+        if all(slot.carrier is None for slot in self.slots):
+            problem = problem_of_all(self.slots)
+            if problem is not None:
+                self.state.failed(*problem)
+        elif self.link is None:
+            self.state.failed(*self._logins.trouble)
+
     # -- ICarrierUser, for carriers on which a login goes on
 
     def packets_received(self, carrier: ICarrier, packets: Sequence[bytes]) -> None:
         """Answers to a login, and what candidates' servers send."""
         for packet in packets:
-            if self.link is not None:
-                if self.link.session.sid == packet[1:5]:
-                    self.link.packets_received(carrier, [packet])
-            elif packet[:1] == bytes([wire.LOGIN_RESPONSE]):
-                self._answered(carrier, packet)
+            link = self.link
+            login = packet[:1] in (bytes([wire.LOGIN]), bytes([wire.LOGIN_RESPONSE]))
+            if link is not None and not login and link.session.sid == packet[1:5]:
+                link.packets_received(carrier, [packet])
             else:
-                for candidate in self._candidates:
-                    if candidate.session.sid == packet[1:5]:
-                        candidate.packets_received(carrier, [packet])
-                        break
+                self._logins.packet(carrier, packet)
+                if link is not None and link is self.link and carrier in link.paths:
+                    carrier.user = link  # it hears first, and hands on what is not its own
 
     def carrier_writable(self, carrier: ICarrier) -> None:
         """Nothing waits here."""
 
     def carrier_lost(self, carrier: ICarrier, reason: Failure) -> None:
         """A carrier is gone before a session used it."""
-        for candidate in self._candidates:
-            candidate.detach(carrier)
         self.lost_carrier(carrier)
 
     # -- login
 
-    def _log_in_by(self, carrier: ICarrier) -> None:
-        now = self.reactor.seconds()
-        if self._login is None:
-            self._begin_login(now)
-        assert self._login is not None
-        carrier.send([self._login.packet])
+    @property
+    def login(self) -> tuple[str, Secret]:
+        """See :class:`~mikanet.pickaxe.client_logins.LoginUser`."""
+        return self.config.user, self.config.secret
 
-    def _begin_login(self, now: float) -> None:
-        for candidate in self._candidates:
-            candidate.end()
-        self._candidates = []
-        for slot in self.slots:
-            if slot.carrier is not None:
-                slot.carrier.user = self
-        config = self.config
-        self._login = ClientLogin(config.user, config.secret, config.random_bytes, now)
-        self._login_sent = now
-        drawn = int.from_bytes(config.random_bytes(2), "big") / 65_535
-        self._login_until = now + LOGIN_TIME * (_SOONEST + (_LATEST - _SOONEST) * drawn)
-        self._count("logins")
-
-    def _answered(self, carrier: ICarrier, packet: bytes) -> None:
-        session = None if self._login is None else self._login.response(packet)
-        if session is None:
-            return
-        candidate = ClientLink(self, session, self._report)
-        self._candidates.append(candidate)
-        candidate.propose(carrier)
+    def candidate(self, session: Session) -> ClientLink:
+        """See :class:`~mikanet.pickaxe.client_logins.LoginUser`."""
+        return ClientLink(self, session, self._report)
 
     def proved(self, link: ClientLink, carrier: ICarrier) -> None:
-        """The server of a candidate knows the secret: that is the session."""
-        if self.link is not None:
+        """The server of a candidate knows the secret: that is the session, also where there was one.
+
+        Such a server has answered the login, and not what the session asked before it by the same carrier.
+        """
+        if self.link is link:
             return
-        self.link, self._login = link, None
-        for candidate in self._candidates:
-            if candidate is not link:
-                candidate.end()
-        self._candidates = []
-        self._count("sessions")
+        if self.link is not None:
+            self._drop_session("the server does not know it any more: it was started anew")
+        self.link = link
+        self._logins.over(link)
+        self.count("sessions")
         self._current = self._slot_of(carrier)
         for slot in self.slots:
             if slot.carrier is not None:
@@ -282,6 +272,7 @@ class PickaxeClient:
         if self._current is not None:
             self._current.standing.answered(self.reactor.seconds())
         self._reported.clear()
+        self._usable()
         self._report(f"session with the server by {shown(carrier.name)}")
         link.begin(self._forwards)
         waiting, self._waiting = self._waiting, []
@@ -291,20 +282,27 @@ class PickaxeClient:
 
     def session_over(self, why: str) -> None:
         """The session is lost: its connections are reset, and a new login begins."""
+        if self.link is None:
+            return
+        self._drop_session(f"{why}; logging in again")
+        self._logins.over()
+        self._doubt()
+        for slot in self.slots:
+            if slot.carrier is not None:
+                slot.carrier.user = self
+                self._logins.log_in_by(slot.carrier)
+
+    def _drop_session(self, why: str) -> None:
         link, self.link = self.link, None
-        self._current = None
+        self._current = self._moving = None
         self._asked_at = None
         self._vain = 0.0
-        if link is None:
-            return
-        self._count("sessions.lost")
-        self._report(f"the session is over: {why}; logging in again")
+        assert link is not None
+        self.count("sessions.lost")
+        self._report(f"the session is over: {why}")
         link.end()
         for slot in self.slots:
             slot.standing.works = False
-            if slot.carrier is not None:
-                slot.carrier.user = self
-                self._log_in_by(slot.carrier)
 
     # -- which carrier
 
@@ -320,10 +318,15 @@ class PickaxeClient:
         standing = slot.standing
         if fresh:
             self._vain = 0.0
+            if self._doubtful:
+                self._usable()
         if slot is self._current:
             if not fresh:
                 return
             self._asked_at = None
+            if slot is self._moving:
+                self._moving = None
+                self._report(f"the session goes on by {shown(slot.name)}")
         elif slot.probed_at > float("-inf"):
             standing.round_trip = now - slot.probed_at
             slot.probed_at = float("-inf")
@@ -331,6 +334,12 @@ class PickaxeClient:
         if not standing.works:
             standing.answered(now)
             self._choose()
+
+    def _usable(self) -> None:
+        """The session has a carrier that works."""
+        self._doubtful = False
+        self.state.usable()
+        self._logins.over()
 
     def _choose(self) -> None:
         link = self.link
@@ -349,8 +358,8 @@ class PickaxeClient:
         assert link is not None
         assert carrier is not None
         if self._current is not slot:
-            self._count("carriers.changed")
-            self._report(f"the session goes on by {shown(slot.name)}")
+            self.count("carriers.changed")
+            self._moving = slot
         self._current = slot
         now = self.reactor.seconds()
         link.session.use(link.attach(carrier), now)
@@ -410,30 +419,15 @@ class PickaxeClient:
         self._ticker = self.reactor.callLater(TICK, self._tick)
         now = self.reactor.seconds()
         if self.link is None:
-            self._tend_login(now)
+            self._tend_login()
         else:
             self._tend_session(self.link, now)
 
-    def _tend_login(self, now: float) -> None:
-        login = self._login
-        open_carriers = [slot.carrier for slot in self.slots if slot.carrier is not None]
-        if login is None or not open_carriers:
-            return
-        if now >= self._login_until:
-            if login.answered:
-                self._say(
-                    "login",
-                    "the server answers, and then says nothing more: check that user and password are the same there;"
-                    " it is also so when too many logins of this name come from one network; trying again",
-                )
-            else:
-                self._say("login", "the server does not answer the login; trying again")
-            self._begin_login(now)
-        elif now - self._login_sent < LOGIN_REPEAT or login.answered:
-            return
-        self._login_sent = now
-        for carrier in open_carriers:
-            self._log_in_by(carrier)
+    def _tend_login(self) -> None:
+        carriers = [slot.carrier for slot in self.slots if slot.carrier is not None]
+        if carriers:
+            self._explain()
+            self._logins.tend(carriers)
 
     def _tend_session(self, link: ClientLink, now: float) -> None:
         if link.session.exhausted:
@@ -459,6 +453,10 @@ class PickaxeClient:
             # A reliable carrier that is full of our own data brings no answer before that is through.
             patience = max(FAIL_AFTER - ASK_AFTER, 3 * (link.session.sending.round_trip.srtt or 0.0))
             self._vain += TICK
+            if not current.standing.works and waited >= max(
+                ASK_AFTER, 2 * (link.session.sending.round_trip.srtt or 0.0)
+            ):
+                self._logins.tend([current.carrier])
             if silent >= LOST_AFTER and self._vain >= LOST_PROOF:
                 self.session_over("the server does not know it any more")
                 return
@@ -486,7 +484,8 @@ class PickaxeClient:
 
     # --
 
-    def _count(self, what: str) -> None:
+    def count(self, what: str) -> None:
+        """Count something that happened."""
         self.config.counters.add(f"pickaxe.client.{what}")
 
     def _say(self, about: str, text: str) -> None:
@@ -494,8 +493,3 @@ class PickaxeClient:
         if now - self._reported.get(about, -_REPEAT_TIME) >= _REPEAT_TIME:
             self._reported[about] = now
             self._report(text)
-
-    @property
-    def standings(self) -> list[Standing]:
-        """What is known of each carrier."""
-        return [slot.standing for slot in self.slots]

@@ -25,6 +25,21 @@ FORGIVE_TIME = 30.0
 #: In ``race``, another carrier takes over when its round trip is this much shorter.
 _CLEARLY_FASTER = 0.5
 
+#: While something is under way: silence of the carrier in use after which it is asked, and after which another takes over
+#: if there is one that works (P8 asks for less than 3 s).
+ASK_AFTER, FAIL_AFTER = 0.5, 1.5
+
+#: For so long, in seconds, after data last went or came, more is expected on open connections. After that they are idle,
+#: and cost what an idle session costs, until one of them says something (our choice).
+ACTIVE_TIME = 3.0
+
+#: Silence of a carrier, with something asked, after which it is cut in any case; and of all of them, after which the
+#: session is taken for lost at the server (P8).
+CUT_AFTER, LOST_AFTER = 10.0, 20.0
+
+#: For so long of that, in seconds, there must have been a carrier: without one, the session waits (``keep_session``).
+LOST_PROOF = 5.0
+
 
 class Policy(Enum):
     """What makes a carrier the best one: its place in the list, its round trip, or all of them share."""

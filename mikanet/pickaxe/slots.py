@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
+from mikanet.carriers.urls import shown
+from mikanet.errors import DestinationError, Reason
 from mikanet.interfaces import ICarrier, IClientCarrier
+from mikanet.net.server_state import describe_failure
 from mikanet.pickaxe.policy import Standing
 
 
@@ -26,7 +30,8 @@ class Slot:
     """One carrier of the user's list.
 
     :ivar carrier: what is open now. :ivar standing: what is known of it. :ivar probed_at: when it was last asked to
-        repeat an answer.
+        repeat an answer. :ivar problem: why it could not be opened, the last time that was tried: the reason, and words that
+        follow its name.
     """
 
     def __init__(self, reactor: Any, index: int, source: IClientCarrier, user: SlotUser) -> None:
@@ -34,6 +39,7 @@ class Slot:
         self.carrier: ICarrier | None = None
         self.standing = Standing(index)
         self.probed_at = float("-inf")
+        self.problem: tuple[Reason, str] | None = None
         self._reactor = reactor
         self._source = source
         self._user = user
@@ -59,6 +65,7 @@ class Slot:
             carrier.abort()
             return
         self.carrier = carrier
+        self.problem = None
         self.standing.opened(self._reactor.seconds())
         self._user.slot_opened(self)
 
@@ -66,6 +73,7 @@ class Slot:
         self._opening = None
         if self._stopped or failure.check(CancelledError):
             return
+        self.problem = _problem(failure)
         self.standing.failed(self._reactor.seconds())
         self._user.slot_failed(self, failure)
         self.start(self.standing.wait)
@@ -94,3 +102,21 @@ class Slot:
             self._opening.cancel()
         if self.carrier is not None:
             self.carrier.close()
+
+
+def _problem(failure: Failure) -> tuple[Reason, str]:
+    """Why a carrier could not be opened; what its proxy or web server said goes before what Twisted knows."""
+    problem = failure.value
+    if isinstance(problem, DestinationError) and str(problem) != problem.reason.value:
+        return problem.reason, f"cannot be reached: {' '.join(str(problem).split()).rstrip('.')}"
+    return describe_failure(failure)
+
+
+def problem_of_all(slots: Sequence[Slot]) -> tuple[Reason, str] | None:
+    """Why none of the carriers could be opened; None if that is not known of any. One is the server to its user."""
+    problems = [(shown(slot.name), *slot.problem) for slot in slots if slot.problem is not None]
+    if len(slots) == 1 or not problems:
+        return slots[0].problem if slots else None
+    reasons = {reason for _, reason, _ in problems}
+    text = "; ".join(f"{name} {text}" for name, _, text in problems)
+    return reasons.pop() if len(reasons) == 1 else Reason.FAILURE, f"cannot be used: {text}"

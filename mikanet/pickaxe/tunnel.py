@@ -93,6 +93,12 @@ class _StreamEndpoint:
         return resolving.addCallback(lambda ip: self._connect(Address(str(ip), destination.port), factory))
 
     def _connect(self, destination: Address, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        client = self._tunnel.client
+        if client.state.trouble is not None:
+            return fail(client.state.trouble)
+        return client.state.unless_trouble(self._attempt(destination, factory))
+
+    def _attempt(self, destination: Address, factory: IProtocolFactory) -> Deferred[IProtocol]:
         tunnel, client = self._tunnel, self._tunnel.client
         if client.link is not None:
             return client.link.connect(destination, factory)

@@ -326,7 +326,7 @@ class StrangerTests(PickaxeTestCase):
         self.tunnel.kill_client()
         self.tunnel.password_file.write_text("another password of the same kind\n")
         self.tunnel.start_client()
-        self.wait_log("check that user and password are the same there")
+        self.wait_log("the user or the password is not the same there")
 
     def test_known_and_unknown_names_take_the_same_time(self) -> None:
         """2,000 answers each to logins of a known and of an unknown name: the same form, and one distribution (P6)."""

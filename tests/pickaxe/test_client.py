@@ -14,16 +14,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.address import Address
 from mikanet.egress import Egress, EgressPolicy
-from mikanet.errors import DestinationError, Reason
+from mikanet.errors import DestinationError, Reason, ServerError
 from mikanet.guard.targets import TargetLimits, Targets
 from mikanet.pickaxe import sending, wire
-from mikanet.pickaxe.client import LOST_AFTER
+from mikanet.pickaxe.client_logins import NOT_ANSWERED, NOT_PROVED
 from mikanet.pickaxe.keys import Kdf, Secret
 from mikanet.pickaxe.mux import INITIAL_CREDIT
-from mikanet.pickaxe.policy import Policy
+from mikanet.pickaxe.policy import LOST_AFTER, Policy
 from mikanet.pickaxe.server import PickaxeServer
 from mikanet.pickaxe.tunnel import PickaxeTunnel
-from tests.pickaxe.memory import SECRET, App, World
+from tests.pickaxe.memory import SECRET, App, MemoryCarrier, MemoryRoad, World
 from tests.support.transports import MemoryTransport
 
 
@@ -47,13 +47,13 @@ class LoginTests(SynchronousTestCase):
     def test_nothing_but_an_echo_before_the_proof(self) -> None:
         """Until the server has proved itself the client sends a login and echoes, whatever waits (P7)."""
         world = World()
-        road = world.road("only", delay=1.0)
+        road = world.road("only", delay=0.6)
         client = world.start(seconds=0.0)
         PickaxeTunnel(client).stream_endpoint(Address("192.0.2.80", 80)).connect(Factory.forProtocol(App))
-        world.pass_time(3.5)
+        world.pass_time(2.2)
         self.assertIsNone(client.link)
         self.assertEqual({packet[0] for packet in road.made[0].sent}, {wire.LOGIN, wire.ECHO})
-        world.pass_time(3.0)
+        world.pass_time(2.0)
         self.assertIn(wire.CONNECT, {packet[0] for packet in road.made[0].sent})
 
     def test_wrong_secret(self) -> None:
@@ -63,7 +63,7 @@ class LoginTests(SynchronousTestCase):
         client = world.start(secret=Secret(Kdf.MIKANET, bytes(32)), seconds=20.0)
         self.assertIsNone(client.link)
         self.assertEqual(len(world.server.sessions), 0)
-        self.assertEqual(sum("check that user and password" in text for text in world.said), 1)
+        self.assertEqual(world.said, [f"the server only {NOT_PROVED[1]}"])
 
     def test_a_wrong_client_beside_the_right_one(self) -> None:
         """Another client of the same name and network with a wrong password, started just before, locks nobody out."""
@@ -119,6 +119,104 @@ class LoginTests(SynchronousTestCase):
         self.assertEqual(
             [each for each in world.clock.getDelayedCalls() if "MemoryCarrier" not in str(each.func)][1:], []
         )
+
+
+class TroubleTests(SynchronousTestCase):
+    """What applications are told while there is no session, or no carrier for it."""
+
+    def attempt(self, world: World) -> list[Any]:
+        """An application's attempt; what comes of it."""
+        tunnel = PickaxeTunnel(world.client)
+        outcome: list[Any] = []
+        tunnel.stream_endpoint(Address("192.0.2.80", 80)).connect(Factory.forProtocol(App)).addBoth(outcome.append)
+        return outcome
+
+    def trouble(self, world: World, road_up: bool, **start: Any) -> tuple[Reason, str]:
+        """Who comes at once waits until three seconds after the first attempt, who comes later not at all."""
+        road = world.road("only")
+        road.up = road_up
+        world.start(seconds=0.1, **start)
+        first = self.attempt(world)
+        world.pass_time(2.7)
+        self.assertEqual(first, [])
+        world.pass_time(0.3)
+        later = self.attempt(world)
+        found = []
+        for outcome in (first, later):
+            self.assertIsInstance(outcome[0].value, ServerError)
+            found.append((outcome[0].value.reason, str(outcome[0].value)))
+        self.assertEqual(found[0], found[1])
+        self.assertEqual(len(world.said), 1, world.said)
+        world.pass_time(30.0)
+        self.assertEqual(len(world.said), 1, world.said)
+        self.assertEqual(len(self.attempt(world)), 1)
+        return found[0]
+
+    def test_wrong_password(self) -> None:
+        """Password or user: the wire does not tell them apart, so the words name both."""
+        reason, text = self.trouble(World(), True, secret=Secret(Kdf.MIKANET, bytes(32)))
+        self.assertEqual((reason, text), (Reason.FAILURE, f"the tunnel's server {NOT_PROVED[1]}"))
+        self.assertIn("the user or the password is not the same there", text)
+
+    def test_unknown_user(self) -> None:
+        """The same, to the letter."""
+        reason, text = self.trouble(World(), True, user="nobody")
+        self.assertEqual((reason, text), (Reason.FAILURE, f"the tunnel's server {NOT_PROVED[1]}"))
+
+    def test_dead_server(self) -> None:
+        """Its port is closed; when it comes up, doors open again and the user reads so."""
+        world = World()
+        reason, text = self.trouble(world, False)
+        self.assertEqual(reason, Reason.REFUSED)
+        self.assertEqual(text, "the tunnel's server refuses connections: is it running, and is the port right?")
+        world.roads[0].up = True
+        world.pass_time(3.0)
+        self.assertIn("the server only can be used again", world.said)
+        outcome = self.attempt(world)
+        world.pass_time(0.2)
+        self.assertIsInstance(outcome[0], App)
+
+    def test_something_else_on_the_port(self) -> None:
+        """What takes the connection and says nothing is no Pickaxe server."""
+        world = World()
+        world.server.accept = lambda carrier: None  # type: ignore[method-assign]  # a wall
+        reason, text = self.trouble(world, True)
+        self.assertEqual((reason, text), (Reason.TIMEOUT, f"the tunnel's server {NOT_ANSWERED[1]}"))
+
+    def test_several_carriers(self) -> None:
+        """With more than one, what is wrong with each."""
+        world = World()
+        for name in ("first", "second"):
+            world.road(name).up = False
+        world.start(seconds=3.1)
+        (outcome,) = self.attempt(world)
+        refused = "refuses connections: is it running, and is the port right?"
+        self.assertEqual(str(outcome.value), f"the tunnel's server cannot be used: first {refused}; second {refused}")
+        self.assertEqual(outcome.value.reason, Reason.REFUSED)
+
+    def test_a_session_without_a_carrier(self) -> None:
+        """Connections of a session wait for a carrier; new ones are refused after three seconds without any."""
+        world = World()
+        road = world.road("only")
+        world.start()
+        app, target = world.connect()
+        road.up = False
+        road.kill()
+        world.pass_time(2.5)
+        waiting = self.attempt(world)
+        self.assertEqual(waiting, [])
+        world.pass_time(0.6)
+        (refused,) = self.attempt(world)
+        self.assertEqual(refused.value.reason, Reason.REFUSED)
+        self.assertIsInstance(waiting[0].value, ServerError)
+        self.assertEqual(app.ends, [])
+        target.receive(b"still here")
+        road.up = True
+        world.pass_time(3.0)
+        self.assertEqual(app.received, b"still here")
+        outcome = self.attempt(world)
+        world.pass_time(0.2)
+        self.assertIsInstance(outcome[0], App)
 
 
 class ConnectionTests(SynchronousTestCase):
@@ -312,6 +410,28 @@ class RoamingTests(SynchronousTestCase):
             world.pass_time(0.5)
             self.assertEqual(app.received, sent)
 
+    def test_it_goes_on_only_where_something_comes_back(self) -> None:
+        """A carrier that opens and brings nothing is tried, and not said to carry the session."""
+        world = World()
+        first, second = world.road("first"), world.road("second", delay=0.02)
+        world.start()
+        first.up = False
+        wall = MemoryRoad(world.clock, PickaxeServer(world.clock, world.server_config), "wall")
+        world.client.slots[1]._source = wall  # from now on it leads to a server that does not know the session
+        second.kill()
+        world.pass_time(1.0)
+        first.kill()
+        world.pass_time(0.3)
+        self.assertNotIn("the session goes on by second", world.said)
+        world.client.slots[1]._source = second
+        wall.kill()
+        world.pass_time(0.5)
+        self.assertEqual([line for line in world.said if "goes on" in line], ["the session goes on by second"])
+        first.up = True
+        world.pass_time(5.0)
+        lines = [line for line in world.said if "goes on" in line]
+        self.assertEqual(lines, ["the session goes on by second", "the session goes on by first"])
+
     def test_no_carrier_for_a_while(self) -> None:
         """With every carrier gone connections wait, and go on when one comes back (``--keep-session``)."""
         world = World()
@@ -353,6 +473,60 @@ class RoamingTests(SynchronousTestCase):
         self.assertEqual(app.ends, [ConnectionLost])
         self.assertIsNotNone(client.link)
         self.assertEqual(len(world.server.sessions), 1)
+
+    def test_a_server_that_was_started_anew(self) -> None:
+        """Where the network says that the carrier is gone, a new session is there within 3 s of the new server."""
+        for down in (0.0, 0.3, 5.0, 31.0):
+            world = World()
+            road = world.road("only", delay=0.03)
+            client = world.start()
+            app, _ = world.connect()
+            old = client.link
+            road.up = False
+            world.restart_server()
+            world.pass_time(down)
+            self.assertEqual(app.ends, [], "nobody knows yet whether the session is lost")
+            road.up = True
+            world.pass_time(3.0)
+            self.assertEqual(app.ends, [ConnectionLost], down)
+            self.assertIsNotNone(client.link, down)
+            self.assertIsNot(client.link, old, down)
+            self.assertEqual(len(world.server.sessions), 1, down)
+            self.assertIn("the session is over: the server does not know it any more: it was started anew", world.said)
+            app, target = world.connect()
+            app.transport.write(b"new")  # type: ignore[union-attr]  # connected
+            world.pass_time(0.2)
+            self.assertEqual(target.bytes_written, b"new")
+
+    def test_a_slow_answer_ends_no_session(self) -> None:
+        """A new carrier whose answers take seconds is not taken for a server that forgot: it answers in order."""
+        world = World()
+        road = world.road("only", delay=0.02)
+        client = world.start()
+        app, target = world.connect()
+        old = client.link
+        road._make = lambda: MemoryCarrier(world.clock, "only", 1.3, True, 65_535, 0.0)
+        road.kill()
+        target.receive(b"on its way")
+        world.pass_time(30.0)
+        self.assertIs(client.link, old)
+        self.assertEqual((app.received, app.ends), (b"on its way", []))
+        self.assertEqual(len(world.server.sessions), 1)
+        assert old is not None
+        self.assertTrue(all(carrier.user is old for carrier in old.paths))
+        app.transport.write(b"and back")  # type: ignore[union-attr]  # connected
+        world.pass_time(3.0)
+        self.assertEqual(target.bytes_written, b"and back")
+
+    def test_a_login_response_that_names_the_session(self) -> None:
+        """One whose first bytes are the session's number, from whoever is on the way, is dropped."""
+        world = World()
+        road = world.road("only")
+        client = world.start()
+        assert client.link is not None
+        road.made[0].deliver([bytes([wire.LOGIN_RESPONSE]) + client.link.session.sid + bytes(34)])
+        self.assertIsNotNone(client.link)
+        world.connect()
 
     def test_a_small_bad_carrier(self) -> None:
         """Over packets of 110 bytes of which one in twenty is lost, fragments and resends bring everything (P2b)."""
