@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from mikanet.carriers.dns import CODES, zone_of
-from mikanet.carriers.dns_client import DnsHandshake
+from mikanet.carriers.dns_client import WITHOUT_EDNS, DnsHandshake
 from mikanet.carriers.polled_carrier import random_bits
 from mikanet.carriers.urls import CarrierUrl
 from mikanet.errors import ConfigError, RemoteProtocolError
@@ -54,7 +54,9 @@ def findings(text: str, seconds: float) -> Iterator[Found]:
 
 
 class _Asker:
-    """Asks one resolver."""
+    """Asks one resolver. :ivar edns: whether it knows OPT records, as far as is known."""
+
+    edns = True
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
@@ -67,11 +69,20 @@ class _Asker:
         self.udp.close()
 
     def ask(self, name: bytes, kind: int) -> dns.Message | None:
-        """The answer, None if there is none."""
+        """The answer, None if there is none; without an OPT record where one is an error."""
+        section = name + kind.to_bytes(2, "big") + b"\0\1"
+        answer = self.exchange(section, dns.OUR_SIZE if self.edns else None)
+        if self.edns and answer is not None and answer.rcode in WITHOUT_EDNS:
+            self.edns = False
+            answer = self.exchange(section, None)
+        return answer
+
+    def exchange(self, section: bytes, size: int | None) -> dns.Message | None:
+        """The answer to one question; three tries."""
         for _ in range(_TRIES):
             ident = random_bits(16)
             try:
-                self.udp.send(dns.build_query(ident, name + kind.to_bytes(2, "big") + b"\0\1", dns.OUR_SIZE))
+                self.udp.send(dns.build_query(ident, section, size))
                 self.udp.settimeout(1.5)
                 message = dns.Message.decode(self.udp.recv(65535))
             except (TimeoutError, ConnectionRefusedError, RemoteProtocolError):
@@ -107,6 +118,9 @@ def _zone(asker: _Asker, zone: bytes) -> Iterator[Found]:
         yield _PROBLEM, "zone", text, delegation(zone)
         return
     yield _OK, "zone", f"{shown} is there; {asker.host} is {who}", ""
+    if not asker.edns:
+        text = f"{asker.host} takes EDNS for an error: answers have 512 bytes at most, and a tunnel is slow"
+        yield _NOTE, "EDNS", text, "another resolver, if there is one"
     longest = max((record.ttl for record in answer.answers), default=0)
     if longest:
         yield _PROBLEM, "zone", f"its SOA record has a TTL of {longest}: another name server answers for it", ""

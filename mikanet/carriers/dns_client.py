@@ -33,6 +33,8 @@ _WANTED = {
 }
 #: What answers lose when their question's name grows from that of a probe to a whole label.
 _LONGER_NAME = {dns.NULL: 48, dns.TXT: 48, dns.CNAME: 0, dns.MX: 0, dns.AAAA: 28, dns.A: 12}
+#: Codes of servers that do not know OPT records (RFC 6891, section 7).
+WITHOUT_EDNS = frozenset({dns.FORMERR, dns.NOTIMP})
 #: How often a probe is asked before it counts as lost; the other questions go on until the time is over.
 _PROBE_TRIES = 4
 #: Seconds after which types other than NULL and TXT are tried too.
@@ -81,6 +83,8 @@ def read_answer(data: bytes, section: bytes, kind: int, zone: bytes) -> bytes:
     :raises DnsAnswerError: if it has none. :raises RemoteProtocolError: if it answers something else, or is broken.
     """
     size = len(section)
+    if len(data) == 12 and data[2] & 0x80 and data[3] & 15 in WITHOUT_EDNS and data[4:6] == b"\0\0":
+        raise DnsAnswerError(data[3] & 15, False)  # of a question that its server could not read, and does not repeat
     if len(data) < 12 + size or not data[2] & 0x80 or data[12 : 12 + size].lower() != section:
         raise RemoteProtocolError("a DNS answer to another question")
     if data[3] & 15 or data[2] & 2 or data[6:8] == b"\0\0":
@@ -175,6 +179,9 @@ class DnsHandshake:
         self._wide = wide
         self._stock_choice, self._hold_choice = stock, hold
         self._tcp = tcp
+        self._edns: tuple[int | None, ...] = (
+            size,
+        )  # what queries say of the size; None is nothing, without an OPT record
         self._challenge = random_bits(8 * wire.CHALLENGE_SIZE).to_bytes(wire.CHALLENGE_SIZE, "big")
         self._asks: Asks[_DnsAsk] = Asks()
         self._idents: dict[int, _DnsAsk] = {}
@@ -188,7 +195,8 @@ class DnsHandshake:
         self.answered = False
         for number, kind in enumerate(types):
             self._add("hello", wire.hello(self._challenge), kind, now + (_LAST_RESORT if number > 1 else 0))
-        self._add("hello", wire.hello(self._challenge), types[-1] if len(types) == 1 else types[1], now + 1, edns=None)
+        plain = types[-1] if len(types) == 1 else types[1]
+        self._add("hello", wire.hello(self._challenge), plain, now + 1, edns=None)
 
     @property
     def rtt(self) -> float:
@@ -257,6 +265,8 @@ class DnsHandshake:
         except DnsAnswerError as problem:
             self.answered = True
             self.refusals.append(problem.rcode)
+            if self._stage == "hello" and ask.edns is not None and problem.rcode in WITHOUT_EDNS:
+                self._without_edns(now)
             ask.refused = problem.rcode in (dns.NOERROR, dns.FORMERR, dns.NOTIMP) and not problem.truncated
             return
         except RemoteProtocolError:
@@ -266,6 +276,8 @@ class DnsHandshake:
             self.connection = wire.read_welcome(message, self._challenge)
             if self.connection is None:
                 return
+            if ask.edns is None and None not in self._edns:
+                self._edns = (self._size, None)  # the others are late, or OPT records are lost: probes will tell
         self._asks.answered(ask, message, now)
         if self._stage == "hello":
             self._begin_probes(now)
@@ -273,6 +285,15 @@ class DnsHandshake:
             self._judge(now)
         elif message == wire.STARTED:
             self.mode = self._chosen
+
+    def _without_edns(self, now: float) -> None:
+        """Somebody on the way takes OPT records for errors: ask without any, at once."""
+        if self._edns == (None,):
+            return
+        self._edns = (None,)
+        self._asks.all = []
+        for number, kind in enumerate(self._types):
+            self._add("hello", wire.hello(self._challenge), kind, now + (_LAST_RESORT if number > 1 else 0), edns=None)
 
     # -- probes
 
@@ -284,21 +305,31 @@ class DnsHandshake:
         self._probes_end = now + rtt * 5
         number = 0
         for rank, kind in enumerate(self._types):
-            for wanted in _WANTED[kind]:
-                size = wanted if self._size <= PROBED_SIZE or wanted != _WANTED[kind][0] else self._size - 100
+            later = now + 2 * rtt if rank > 1 else now
+            for size, edns in self._sizes(kind):
                 number += 1
-                later = now + 2 * rtt if rank > 1 else now
-                self._add(f"down/{kind}", self._probe(size, number, 0), kind, later, tries=_PROBE_TRIES)
-        kind = self._types[0]
+                self._add(f"down/{kind}", self._probe(size, number, 0), kind, later, edns=edns, tries=_PROBE_TRIES)
         for length in (self._name_room, self._name_room // 2):
             number += 1
             for way in self._types[:2]:
-                self._add("name", self._probe(8, number, length), way, now, tries=_PROBE_TRIES)
-        if self._wide:
+                for edns in self._edns:
+                    self._add("name", self._probe(8, number, length), way, now, edns=edns, tries=_PROBE_TRIES)
+        if self._wide and self._size in self._edns:
             number += 1
             whole = self._probe(8, number, WIDE_ROOM)
             for way in self._types[:2]:
                 self._add("wide", whole[:_IN_NAME], way, now, beside=whole[_IN_NAME:], tries=_PROBE_TRIES)
+
+    def _sizes(self, kind: int) -> list[tuple[int, int | None]]:
+        """The answers of a type to ask for: their sizes, and what the query says of the size."""
+        wanted = _WANTED[kind]
+        sizes: list[tuple[int, int | None]] = []
+        if self._size in self._edns:
+            largest = wanted[0] if self._size <= PROBED_SIZE else self._size - 100
+            sizes += [(size, self._size) for size in (largest, *wanted[1:])]
+        if None in self._edns:
+            sizes.append((wanted[-1], None))
+        return sizes
 
     def _probe(self, size: int, number: int, length: int) -> bytes:
         assert self.connection is not None
@@ -321,20 +352,21 @@ class DnsHandshake:
 
     def _found(self) -> DnsMode | None:
         """The best that probes have shown so far."""
-        best: tuple[int, int, int] | None = None
+        best: tuple[int, int, int, int] | None = None
         for ask in self._asks.all:
             if ask.answer is not None and ask.name.startswith("down"):
                 size = (wire.read_probed(ask.answer, ask.message) or 0) - _LONGER_NAME[ask.kind]
-                choice = (size, -self._types.index(ask.kind), ask.kind)
+                choice = (size, -self._types.index(ask.kind), ask.kind, ask.edns or 0)
                 best = max(best, choice) if best else choice
         if best is None or best[0] < 16:
             return None
-        names = [len(ask.message) for ask in self._asks.all if ask.name == "name" and self._came(ask)]
-        wide = any(ask.name == "wide" and self._came(ask) for ask in self._asks.all)
-        name = max(names, default=0)
-        if not name and not any(ask.name == "name" and not ask.open for ask in self._asks.all):
+        edns = best[3] or None
+        named = [ask for ask in self._asks.all if ask.name == "name" and ask.edns == edns]
+        name = max((len(ask.message) for ask in named if self._came(ask)), default=0)
+        wide = edns is not None and any(ask.name == "wide" and self._came(ask) for ask in self._asks.all)
+        if not name and all(ask.open for ask in named):
             return None
-        return DnsMode(best[2], best[0], name or 40, WIDE_ROOM if wide else 0, self._size)
+        return DnsMode(best[2], best[0], name or 40, WIDE_ROOM if wide else 0, edns)
 
     @staticmethod
     def _came(ask: _DnsAsk) -> bool:
@@ -347,7 +379,7 @@ class DnsHandshake:
         self._asks.all = []
         assert self.connection is not None
         message = wire.start(self.connection, mode.type, mode.size, self.stock, self.hold, self._random_bits(16))
-        self._add("start", message, mode.type, now)
+        self._add("start", message, mode.type, now, edns=mode.edns)
 
 
 def names_fit(zone: bytes) -> bool:

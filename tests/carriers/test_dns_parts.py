@@ -244,8 +244,16 @@ class ZoneTests(SynchronousTestCase):
 class HandshakeTests(SynchronousTestCase):
     """What a client finds out over paths of many kinds."""
 
-    def run_over(self, change: Callable[[bytes], bytes | None], back: Callable[[bytes], bytes | None]) -> DnsHandshake:
-        """A handshake, in virtual time, over a path that changes queries and answers."""
+    def run_over(
+        self,
+        change: Callable[[bytes], bytes | None],
+        back: Callable[[bytes], bytes | None],
+        resolver: Callable[[bytes], bytes | None] = lambda query: None,
+    ) -> DnsHandshake:
+        """A handshake, in virtual time, over a path that changes queries and answers.
+
+        :param resolver: answers a query itself, or does not.
+        """
         chance = random.Random(10)
         now = 0.0
         answers: list[bytes] = []
@@ -261,7 +269,10 @@ class HandshakeTests(SynchronousTestCase):
         while handshake.mode is None and now < 25:
             for question in handshake.questions(now):
                 asked = change(question)
-                if asked is not None:
+                own = resolver(question)
+                if own is not None:
+                    answers.append(own)
+                elif asked is not None:
                     zone.received(asked, 0, False, now)
             now += 0.02
             got, answers[:] = list(answers), []
@@ -306,6 +317,57 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(mode.wide, 0)
         self.assertLess(mode.size, 450)
         self.assertGreater(mode.size, 350)
+
+    def formerr(self, query: bytes, question: bool) -> bytes | None:
+        """A resolver without EDNS (RFC 6891, section 7): FORMERR to whatever has an OPT record."""
+        asked = dns.read_query(query)
+        if query[10:12] == b"\0\0":
+            return None
+        head = query[:2] + bytes((0x81, 0x81, 0, question)) + bytes(6)
+        return head + asked.section if question else head
+
+    def test_edns_is_an_error(self) -> None:
+        """A resolver that answers FORMERR to OPT records, with the question or without, gets none: all within 512 bytes."""
+        for question in (False, True):
+            queries: list[bytes] = []
+
+            def seen(query: bytes, queries: list[bytes] = queries) -> bytes:
+                queries.append(query)
+                return query
+
+            handshake = self.run_over(seen, bytes, lambda query, question=question: self.formerr(query, question))  # type: ignore[misc]
+            mode = handshake.mode
+            assert mode is not None
+            self.assertIsNone(mode.edns)
+            self.assertEqual(mode.wide, 0)
+            self.assertGreater(mode.size, 350)
+            self.assertLess(mode.size, 450)
+            self.assertEqual(mode.name, 150)
+            path = DnsPath(ZONE, mode, 0)
+            self.assertEqual(path.question(5, bytes(20))[10:12], b"\0\0", "nothing about EDNS on the link either")
+            with_option = sum(query[10:12] != b"\0\0" for query in queries)
+            self.assertLessEqual(with_option, len(CARRYING), "one for each type, and none after the first FORMERR")
+
+    def test_edns_is_swallowed(self) -> None:
+        """A path on which queries with an OPT record are lost is found out, too."""
+        mode = self.found(lambda query: query if query[10:12] == b"\0\0" else None)
+        self.assertIsNone(mode.edns)
+        self.assertGreater(mode.size, 350)
+
+    def test_a_late_answer_costs_no_edns(self) -> None:
+        """Where only the first questions with an OPT record are lost, the link has large answers all the same."""
+        lost = 0
+
+        def first_lost(query: bytes) -> bytes | None:
+            nonlocal lost
+            if query[10:12] != b"\0\0" and lost < 3:
+                lost += 1
+                return None
+            return query
+
+        mode = self.found(first_lost)
+        self.assertIsNotNone(mode.edns)
+        self.assertGreater(mode.size, 1300)
 
     def test_large_answers_vanish(self) -> None:
         """Answers over 1,000 bytes are lost on the way: smaller ones are used."""
@@ -441,7 +503,8 @@ class OptionTests(SynchronousTestCase):
 class _ZoneAsker(_Asker):
     """Asks a zone in memory; as a resolver, takes the mark of authority away."""
 
-    def __init__(self, nameserver: str, straight: bool) -> None:
+    def __init__(self, nameserver: str, straight: bool, knows_edns: bool = True) -> None:
+        self._knows_edns = knows_edns
         self.host, self.port = "192.0.2.53", 53
         self._straight = straight
         self._sent: list[bytes] = []
@@ -454,9 +517,11 @@ class _ZoneAsker(_Asker):
             lambda to, message: self._sent.append(message),
         )
 
-    def ask(self, name: bytes, kind: int) -> dns.Message:
+    def exchange(self, section: bytes, size: int | None) -> dns.Message:
         """The zone's answer."""
-        self._zone.received(dns.build_query(9, name + kind.to_bytes(2, "big") + b"\0\1", 1232), "asker", False, 0.0)
+        if size is not None and not self._knows_edns:
+            return dns.Message.decode(bytes((0, 9, 0x81, 0x81, 0, 0)) + bytes(6))
+        self._zone.received(dns.build_query(9, section, size), "asker", False, 0.0)
         message = dns.Message.decode(self._sent[-1])
         return message if self._straight else replace(message, flags=message.flags & ~dns.AA)
 
@@ -472,6 +537,13 @@ class DoctorTests(SynchronousTestCase):
         """What it says of name servers."""
         found = _zone(_ZoneAsker(nameserver, straight), ZONE)
         return [(status, text) for status, what, text, _ in found if what == "name server"]
+
+    def test_edns_is_an_error(self) -> None:
+        """A resolver that does not know EDNS is asked without, and the user reads what that costs."""
+        found = list(_zone(_ZoneAsker("NS.t.example", False, knows_edns=False), ZONE))
+        self.assertNotIn("PROBLEM", [status for status, *_ in found])
+        text = "192.0.2.53 takes EDNS for an error: answers have 512 bytes at most, and a tunnel is slow"
+        self.assertIn(("note", "EDNS", text, "another resolver, if there is one"), found)
 
     def test_name_server(self) -> None:
         """A name server below its zone has an address there; of one outside the zone's server knows nothing, and is not asked."""

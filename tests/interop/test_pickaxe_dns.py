@@ -186,6 +186,11 @@ class ResolverTests(DnsTestCase):
         found = self.carry(self.hostile("--case", "--no-edns"), 100_000, 300_000)["found"]
         self.assertNotIn("beside", found)
 
+    def test_takes_edns_for_an_error(self) -> None:
+        """Nothing is asked with an OPT record any more, and answers have 512 bytes."""
+        found = self.carry(self.hostile("--formerr"), 50_000, 200_000)["found"]
+        self.assertNotIn("beside", found)
+
     def test_twenty_questions_per_second(self) -> None:
         """The others are lost, or refused."""
         self.carry(self.hostile("--rate", "20"), 3_000, 60_000, timeout=100)

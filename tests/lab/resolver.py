@@ -1,6 +1,6 @@
 """A small hostile resolver: forwards DNS over UDP, and does to it what bad resolvers do.
 
-    python -m tests.lab.resolver PORT=HOST:PORT [--drop 0.1] [--truncate 0.1] [--case] [--no-edns] [--rate 20] [--refuse]
+    python -m tests.lab.resolver PORT=HOST:PORT [--drop 0.1] [--truncate 0.1] [--case] [--no-edns] [--formerr] [--rate 20] [--refuse]
 
 It gives questions identifiers of its own, takes answers only for what it asked, and gives them back with the question as
 its client wrote it.
@@ -29,7 +29,7 @@ class Hostility:
     :ivar drop: share of questions, and of answers, that it loses. :ivar truncate: share of answers that it empties and
         marks as truncated. :ivar case: it changes the case of letters in names. :ivar no_edns: it asks without EDNS.
     :ivar rate: questions per second that it takes, 0 for all; ``refuse`` answers the others with REFUSED, else they are
-        lost.
+        lost. :ivar formerr: it answers whatever has an OPT record with FORMERR and nothing else.
     """
 
     drop: float = 0.0
@@ -38,6 +38,7 @@ class Hostility:
     no_edns: bool = False
     rate: float = 0.0
     refuse: bool = False
+    formerr: bool = False
 
 
 class HostileResolver(DatagramProtocol):
@@ -69,6 +70,9 @@ class HostileResolver(DatagramProtocol):
         if not self._may() or self._random.random() < how.drop:
             if how.refuse:
                 self.transport.write(dns.build_answer(query, 0, b"", dns.REFUSED), client)
+            return
+        if how.formerr and query.edns:
+            self.transport.write(data[:2] + bytes((0x81, 0x80 | dns.FORMERR)) + bytes(8), client)
             return
         ident = self._random.getrandbits(16)
         name = query.section[:-4]
@@ -131,13 +135,16 @@ def main() -> None:
     parser.add_argument("--truncate", type=float, default=0.0)
     parser.add_argument("--case", action="store_true")
     parser.add_argument("--no-edns", action="store_true")
+    parser.add_argument("--formerr", action="store_true")
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--refuse", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     port, _, upstream = chosen.where.partition("=")
     host, _, upstream_port = upstream.rpartition(":")
-    how = Hostility(chosen.drop, chosen.truncate, chosen.case, chosen.no_edns, chosen.rate, chosen.refuse)
+    how = Hostility(
+        chosen.drop, chosen.truncate, chosen.case, chosen.no_edns, chosen.rate, chosen.refuse, chosen.formerr
+    )
     resolver = HostileResolver(reactor, (host, int(upstream_port)), how, chosen.seed)
     reactor.listenUDP(int(port), resolver, interface="127.0.0.1", maxPacketSize=65535)
     reactor.run()
