@@ -55,6 +55,10 @@ class HttpStatusError(MikanetError):
         self.status = status
 
 
+class TlsAnswerError(RemoteProtocolError):
+    """What was asked without TLS was answered with it."""
+
+
 #: Sends a body and gives the body of the answer; fails with HttpStatusError unless the status is 200. Calls its second
 #: argument for each piece of the answer that comes.
 Post = Callable[[bytes, Callable[[], None]], Deferred[bytes]]

@@ -4,36 +4,35 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import treq.client
 from hyperlink import URL
 from OpenSSL import SSL, crypto
-from service_identity import VerificationError
-from twisted.internet import defer, ssl
-from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.error import ConnectError, DNSLookupError, TimeoutError
-from twisted.internet.interfaces import IConsumer
-from twisted.python.failure import Failure
+from twisted.internet import ssl
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IConsumer, IOpenSSLClientConnectionCreator
 from twisted.web.client import (
     Agent,
-    BrowserLikePolicyForHTTPS,
     HTTPConnectionPool,
     _HTTP11ClientFactory,
 )
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IBodyProducer
+from twisted.web.iweb import IBodyProducer, IPolicyForHTTPS
 from zope.interface import implementer
 
+from mikanet.address import parse_ip
 from mikanet.carriers.base import OPEN_TIMEOUT
 from mikanet.carriers.http_asking import AskingCarrier, HttpStatusError
 from mikanet.carriers.http_exchange import MAX_BODY, Open, Opened
 from mikanet.carriers.http_knock import Knock
+from mikanet.carriers.http_trouble import opening
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
-from mikanet.errors import ConfigError, DestinationError, Reason, RemoteProtocolError, reason_of
+from mikanet.errors import ConfigError, RemoteProtocolError
 from mikanet.interfaces import ICarrier, IClientCarrier
+from mikanet.net.certificates import CertificateWatch
 
 #: Seconds that an idle connection is kept; servers and proxies close theirs after 60 or more.
 KEEP_ALIVE = 50.0
@@ -57,7 +56,7 @@ class WebPlace:
     """Where a client finds the server's site.
 
     :ivar trust: what its certificate is checked against; None for the system's own roots. :ivar knock: makes a cookie for a
-        request that opens a carrier; None if the server asks for none.
+        request that opens a carrier; None if the server asks for none. :ivar watch: what was found out about its certificate.
     """
 
     name: str
@@ -67,6 +66,7 @@ class WebPlace:
     path: str
     trust: Any = None
     knock: Knock | None = None
+    watch: CertificateWatch = field(default_factory=lambda: CertificateWatch("", False, ""), compare=False)
 
     @classmethod
     def of(cls, url: CarrierUrl, context: CarrierContext) -> WebPlace:
@@ -84,14 +84,43 @@ class WebPlace:
         ca_file = url.options.get("ca-file")
         trust = None if ca_file is None else _read_roots(ca_file)
         return cls(
-            name, secure, url.host, url.port or (443 if secure else 80), url.path or "/", trust, _knock(url, context)
+            name,
+            secure,
+            url.host,
+            url.port or (443 if secure else 80),
+            url.path or "/",
+            trust,
+            _knock(url, context),
+            CertificateWatch("?ca-file=FILE in its URL", ca_file is not None, url.host.removesuffix(".")),
         )
+
+    def tls(self) -> Any:
+        """What makes one TLS connection to the place."""
+        return _Verified(self)
 
     @property
     def netloc(self) -> str:
         """Host and port as the Host field has them: without the port if it is the usual one."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _Verified:
+    """TLS connections with Twisted's settings, and our own look at the certificate: Twisted's says less."""
+
+    def __init__(self, place: WebPlace) -> None:
+        self._place = place
+
+    def clientConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+        """One connection."""
+        place = self._place
+        roots = ssl.platformTrust() if place.trust is None else place.trust
+        connection = SSL.Connection(ssl.CertificateOptions(trustRoot=roots).getContext(), None)
+        if parse_ip(place.host) is None:  # no name is sent for an address (RFC 6066 section 3)
+            connection.set_tlsext_host_name(place.host.removesuffix(".").encode("ascii"))
+        place.watch.watch(connection)
+        return connection
 
 
 def _knock(url: CarrierUrl, context: CarrierContext) -> Knock | None:
@@ -147,6 +176,18 @@ class _Body:
         """It is gone already."""
 
 
+@implementer(IPolicyForHTTPS)
+class _Policy:
+    """How the connections of a pool verify their server."""
+
+    def __init__(self, place: WebPlace) -> None:
+        self._place = place
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
+        """All go to one place."""
+        return self._place.tls()
+
+
 class Poster:
     """POSTs to one place over a pool of persistent connections.
 
@@ -158,8 +199,7 @@ class Poster:
         self._pool.maxPersistentPerHost = connections
         self._pool.cachedConnectionTimeout = KEEP_ALIVE  # type: ignore[assignment]  # any number
         self._pool.retryAutomatically = False  # a request is repeated by its request id
-        policy = BrowserLikePolicyForHTTPS() if place.trust is None else BrowserLikePolicyForHTTPS(place.trust)
-        agent = Agent(reactor, policy, connectTimeout=OPEN_TIMEOUT, pool=self._pool)
+        agent = Agent(reactor, _Policy(place), connectTimeout=OPEN_TIMEOUT, pool=self._pool)
         self._client = treq.client.HTTPClient(agent)
         self._url = _FixedURL.from_text(f"http{'s' if place.secure else ''}://{place.netloc}{place.path}")
         self._headers = Headers({b"Content-Type": [b"application/octet-stream"], b"Accept": [b"*/*"]})
@@ -222,7 +262,7 @@ class AskingClientCarrier:
 
     def open(self) -> Deferred[ICarrier]:
         """See :meth:`~mikanet.interfaces.IClientCarrier.open`."""
-        return opening(self.name, self._reactor, self._open())
+        return opening(self._place, self._reactor, self._open())
 
     async def _open(self) -> ICarrier:
         poster = Poster(self._reactor, self._place, max(1, self._hold) + 1)
@@ -239,33 +279,3 @@ class AskingClientCarrier:
 def padding(random_bytes: Callable[[int], bytes]) -> bytes:
     """Random bytes, of a random number."""
     return random_bytes(random_bytes(1)[0] % MAX_PADDING)
-
-
-def opening(name: str, reactor: Any, work: Coroutine[Any, Any, ICarrier]) -> Deferred[ICarrier]:
-    """What opens a carrier, within the time for that, and with errors in words that a user can act on."""
-    done: Deferred[ICarrier] = Deferred.fromCoroutine(work)
-    done.addTimeout(OPEN_TIMEOUT, reactor)
-    return done.addErrback(_explain, name)
-
-
-def _explain(failure: Failure, name: str) -> Failure:
-    problem: BaseException | None = failure.value
-    if isinstance(problem, CancelledError | ConfigError):
-        return failure
-    # Twisted's ResponseFailed and its like.
-    problem = next((reason.value for reason in getattr(problem, "reasons", ())), problem)
-    if isinstance(problem, HttpStatusError):
-        text = f"{problem}: is a tunnel server there, and the path right?"
-        return Failure(DestinationError(Reason.REFUSED, f"{name}: {text}"))
-    if isinstance(problem, SSL.Error | VerificationError):
-        text = "the certificate is for another name"
-        if isinstance(problem, SSL.Error):
-            text = str(problem.args[0][-1][-1]) if problem.args and problem.args[0] else "the connection was closed"
-        return Failure(DestinationError(Reason.FAILURE, f"{name}: TLS failed: {text}"))
-    if isinstance(problem, RemoteProtocolError):
-        return Failure(DestinationError(Reason.FAILURE, f"{name}: {problem}"))
-    late = isinstance(problem, TimeoutError | defer.TimeoutError)
-    reason = Reason.TIMEOUT if late else reason_of(problem)
-    known = late or isinstance(problem, ConnectError | DNSLookupError)
-    text = reason.value if known else " ".join(str(problem).split()) or type(problem).__name__
-    return Failure(DestinationError(reason, f"{name}: {text}"))

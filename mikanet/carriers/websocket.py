@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import h11
-from twisted.internet import ssl
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.error import ConnectionDone, ConnectionLost, TimeoutError
@@ -25,10 +24,11 @@ from mikanet import prompt
 from mikanet.address import Address
 from mikanet.carriers import http_frames
 from mikanet.carriers.base import OPEN_TIMEOUT, BaseCarrier
-from mikanet.carriers.http_asking import HttpStatusError
+from mikanet.carriers.http_asking import HttpStatusError, TlsAnswerError
 from mikanet.carriers.http_batches import PacketQueue, split
-from mikanet.carriers.http_client import WebPlace, opening
+from mikanet.carriers.http_client import WebPlace
 from mikanet.carriers.http_exchange import MAX_BODY, MAX_STRANGER_BODY
+from mikanet.carriers.http_trouble import opening
 from mikanet.carriers.urls import CarrierContext, CarrierUrl
 from mikanet.errors import RemoteProtocolError
 from mikanet.filters.packetizer import frame
@@ -45,6 +45,9 @@ PING_TIME = 25.0
 SILENCE = 2.5 * PING_TIME
 
 _MAX_HEAD = 16_384
+
+#: What a TLS server answers to what is none: an alert.
+_ALERT = b"\x15\x03"
 
 
 @implementer(IPushProducer)
@@ -228,15 +231,17 @@ class _Handshake(Protocol):
         if self.done.called:
             return
         try:
+            if data.startswith(_ALERT):
+                raise TlsAnswerError
             self._http.receive_data(data)
             event = self._http.next_event()
             if event is h11.NEED_DATA:
                 return
             self._check(event)
+        except (HttpStatusError, TlsAnswerError) as problem:
+            self._fail(problem)
         except (h11.RemoteProtocolError, RemoteProtocolError) as problem:
             self._fail(RemoteProtocolError(f"not a WebSocket server: {problem}"))
-        except HttpStatusError as problem:
-            self._fail(problem)
         else:
             self._open(self._http.trailing_data[0])
 
@@ -289,14 +294,13 @@ class WebSocketClientCarrier:
 
     def open(self) -> Deferred[ICarrier]:
         """See :meth:`~mikanet.interfaces.IClientCarrier.open`."""
-        return opening(self.name, self._reactor, self._open())
+        return opening(self._place, self._reactor, self._open())
 
     async def _open(self) -> ICarrier:
         place = self._place
         endpoint: IStreamClientEndpoint = TcpEndpoint(self._reactor, Address(place.host, place.port), OPEN_TIMEOUT)
         if place.secure:
-            roots = ssl.platformTrust() if place.trust is None else place.trust
-            endpoint = wrapClientTLS(ssl.optionsForClientTLS(place.host, roots), endpoint)
+            endpoint = wrapClientTLS(place.tls(), endpoint)
         factory = Factory.forProtocol(lambda: _Handshake(self._reactor, place, self._random_bytes))
         factory.noisy = False
         handshake = cast(_Handshake, await endpoint.connect(factory))
