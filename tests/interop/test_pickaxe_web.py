@@ -221,7 +221,10 @@ class CarrierTests(PickaxeWebTestCase):
         self.server(f"https://127.0.0.1:{port}{PATH}?certificate={chain}&key={key}")
         for scheme in ("wss", "boshs", "https"):
             self.up_and_down(f"{scheme}://localhost:{port}{PATH}?ca-file={chain}")
-            for host, roots, words in (("localhost", other, "TLS failed"), ("127.0.0.1", chain, "TLS failed")):
+            for host, roots, words in (
+                ("localhost", other, "is self-signed, and is not what"),
+                ("127.0.0.1", chain, "for localhost, not for 127.0.0.1"),
+            ):
                 self.client(f"{scheme}://{host}:{port}{PATH}?ca-file={roots}")
                 wait_for(lambda words=words: words in self.client_process.output, what=f"{scheme} {host} refused")  # type: ignore[misc]
                 self.client_process.stop(3.0)
