@@ -69,6 +69,11 @@ def parse_rule(text: str) -> Rule:
         raise ConfigError(
             f"{text!r} is not CIDR[:PORT[-PORT]], as in 10.0.0.0/8, 192.0.2.7:443 or [2001:db8::/32]:1-1023"
         ) from None
+    if "/" in network and parsed.network_address != ipaddress.ip_address(network.partition("/")[0]):
+        raise ConfigError(
+            f"{text!r}: the address has bits beyond /{parsed.prefixlen}: write {parsed} for the network, "
+            f"or {network.partition('/')[0]}/{parsed.max_prefixlen} for that address alone"
+        )
     if not ports:
         return Rule(parsed)
     first, dash, last = ports.partition("-")

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from mikanet.address import parse_ip
 from mikanet.cli.genkey import new_secret
 from mikanet.cli.words import WordsOptions as BaseOptions
 from mikanet.crypto import rsa_oaep
 from mikanet.errors import ConfigError
 from mikanet.service.secret_files import read_secret, write_private_file
+
+#: How long a certificate of ours is good for, in days: clients name it themselves, so that nobody renews it for them.
+_CERTIFICATE_DAYS = 3650
+
+#: Most characters of a common name (RFC 5280, appendix A.1: ub-common-name).
+_MAX_COMMON_NAME = 64
 
 
 class Options(BaseOptions):
@@ -22,6 +35,7 @@ class Options(BaseOptions):
 
     optParameters: ClassVar[list[list[object]]] = [
         ["passphrase-file", None, None, "megaki: file whose first line becomes the private key's passphrase"],
+        ["name", None, None, "nitrosocks: make a self-signed certificate, too, for this host name or IP address"],
     ]
 
     folder: Path
@@ -35,6 +49,9 @@ class Options(BaseOptions):
         if system not in SYSTEMS:
             raise ConfigError(f"there are no keys for {system!r}: use one of {', '.join(SYSTEMS)}")
         self.make, self.folder = SYSTEMS[system], Path(folder)
+        for option, owner in (("passphrase-file", "megaki"), ("name", "nitrosocks")):
+            if self[option] is not None and owner != system:
+                raise ConfigError(f"--{option} is for the keys of {owner}: leave it out for {system}")
 
 
 def run(options: Options) -> int:
@@ -61,15 +78,75 @@ def megaki(options: Options) -> list[Path]:
 
 
 def nitrosocks(options: Options) -> list[Path]:
-    """``server.pub`` and ``tokens`` for the server, ``client.key`` and ``token`` for the client; all of them secret."""
-    public, tokens, private, token = _new_files(options.folder, "server.pub", "tokens", "client.key", "token")
+    """``server.pub`` and ``tokens`` for the server, ``client.key`` and ``token`` for the client; all of them secret.
+
+    With ``--name`` also ``server.pem``, key and certificate for the server, and ``server.crt``, the certificate alone, by
+    which clients know it.
+    """
+    names = ["server.pub", "tokens", "client.key", "token"]
+    certificate = None
+    if options["name"] is not None:
+        certificate = self_signed(options["name"])
+        names += ["server.pem", "server.crt"]
+    public, tokens, private, token, *tls = _new_files(options.folder, *names)
     key = rsa_oaep.generate()
     secret = new_secret()
     write_private_file(public, rsa_oaep.public_to_pem(key.public_key()))
     write_private_file(tokens, f"client {secret}\n".encode())
     write_private_file(private, rsa_oaep.private_to_pem(key))
     write_private_file(token, f"{secret}\n".encode())
-    return [public, tokens, private, token]
+    if certificate is not None:
+        tls_private, tls_public = certificate
+        write_private_file(tls[0], tls_private + tls_public)
+        tls[1].write_bytes(tls_public)
+    return [public, tokens, private, token, *tls]
+
+
+def self_signed(name: str) -> tuple[bytes, bytes]:
+    """A new P-256 key and a certificate for ``name`` that it has signed itself, both in PEM.
+
+    The certificate is for servers of TLS and may sign no other (RFC 5280, section 4.2).
+
+    :param name: a host name, also ``*.example.com``, or an IP address.
+    :raises ConfigError: if it is none.
+    """
+    ip = parse_ip(name.removeprefix("[").removesuffix("]"))
+    alternative = x509.DNSName(_ascii_name(name)) if ip is None else x509.IPAddress(ip)
+    shown = str(alternative.value)
+    common = [x509.NameAttribute(NameOID.COMMON_NAME, shown)] if len(shown) <= _MAX_COMMON_NAME else []
+    key = ec.generate_private_key(ec.SECP256R1())
+    # A client's clock may be a little behind ours.
+    begin = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name(common))
+        .issuer_name(x509.Name(common))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + datetime.timedelta(days=_CERTIFICATE_DAYS))
+        .add_extension(x509.SubjectAlternativeName([alternative]), critical=not common)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return private, certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _ascii_name(name: str) -> str:
+    """A host name as certificates have it."""
+    text = name.removesuffix(".").lower()
+    wildcard = "*." if text.startswith("*.") else ""
+    try:
+        found = text.removeprefix("*.").encode("idna").decode()
+    except UnicodeError:
+        found = ""
+    if not found or not all(letter.isalnum() or letter in "-." for letter in found) or found.startswith("."):
+        raise ConfigError(f"--name {name!r} is neither a host name nor an IP address")
+    return wildcard + found
 
 
 def _new_files(folder: Path, *names: str) -> list[Path]:

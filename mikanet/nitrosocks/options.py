@@ -85,6 +85,16 @@ def parse_realm(text: str) -> tuple[str, str, str]:
         raise ConfigError(f"--realm {text!r}: {problem}") from None
 
 
+def refuse_tls_in_tls(option: str, endpoint: str, right: str, where: str) -> None:
+    """NitroSocks makes its own TLS: an endpoint of TLS around it is a mistake.
+
+    :raises ConfigError: if the endpoint is one.
+    """
+    kind = endpoint.partition(":")[0].lower()
+    if kind in ("ssl", "tls"):
+        raise ConfigError(f"{option} {kind}: would put TLS into TLS: give {right}; {where}")
+
+
 def parse_cipher(name: str) -> EncryptType:
     """A cipher by its name.
 
@@ -106,6 +116,23 @@ def parse_binding(word: str) -> bool:
     return _ON_OFF[word]
 
 
+def read_token(path: str, insecure_ok: bool) -> bytes:
+    """A client's token.
+
+    :raises ConfigError: if the file cannot be used, or is another of the client's files.
+    """
+    token = read_secret(path, insecure_ok).strip()
+    if token.startswith(b"-----BEGIN "):
+        raise ConfigError(f"{path} is a PEM file, not a token: --token-file takes the file token of mikanet keygen")
+    if len(token.split()) != 1:
+        raise ConfigError(
+            f"the first line of {path} is not a token alone: there are blanks in it, as in the server's file of names and tokens"
+        )
+    if len(token) > MAX_TOKEN:
+        raise ConfigError(f"the token in {path} is longer than {MAX_TOKEN} bytes")
+    return token
+
+
 def make_client_config(
     *,
     server_name: str,
@@ -123,11 +150,7 @@ def make_client_config(
     :raises ConfigError: if one of them cannot be used.
     """
     private = rsa_oaep.load_private(read_private_file(private_key), private_key)
-    token = read_secret(token_file, insecure_ok).strip()
-    if len(token.split()) != 1:
-        raise ConfigError(f"the first line of {token_file} is not a token alone: there are blanks in it")
-    if len(token) > MAX_TOKEN:
-        raise ConfigError(f"the token in {token_file} is longer than {MAX_TOKEN} bytes")
+    token = read_token(token_file, insecure_ok)
     decrypt: Callable[[bytes], bytes] = partial(decrypt_challenge, private)
     return NitroClientConfig(
         tls=_client_tls(server_name, tls_verify),

@@ -11,7 +11,7 @@ from mikanet.counters import Counters
 from mikanet.errors import ConfigError
 from mikanet.nitrosocks.client import Server
 from mikanet.nitrosocks.client_protocol import NitroClientConfig
-from mikanet.nitrosocks.options import make_client_config
+from mikanet.nitrosocks.options import make_client_config, refuse_tls_in_tls
 from mikanet.nitrosocks.service import make_client_service
 from mikanet.service.doors import FrontDoors
 from mikanet.service.options import ClientOptions, client_endpoint
@@ -56,6 +56,8 @@ class Options(ClientOptions):
         reactor = program_reactor()
         if not self.server_texts:
             raise ConfigError("--server is missing")
+        for text in self.server_texts:
+            refuse_tls_in_tls("--server", text, "tcp:HOST:443", "its certificate is checked by --tls-verify")
         self.servers = [Server(text, client_endpoint(reactor, "server", text)) for text in self.server_texts]
         self.front = FrontDoors.from_options(reactor, self)
         self.config = make_client_config(

@@ -9,7 +9,7 @@ from twisted.application.service import IService
 
 from mikanet.egress import Egress
 from mikanet.errors import ConfigError
-from mikanet.nitrosocks.options import parse_binding, parse_cipher, parse_realm, read_realm
+from mikanet.nitrosocks.options import parse_binding, parse_cipher, parse_realm, read_realm, refuse_tls_in_tls
 from mikanet.nitrosocks.protocol import NitroServerConfig
 from mikanet.nitrosocks.service import NitroServerSettings, make_server
 from mikanet.nitrosocks.tls_options import ServerTls
@@ -61,6 +61,7 @@ class Options(ServerOptions):
         """See :meth:`Options.check`."""
         reactor = program_reactor()
         listen = self.required("listen")
+        refuse_tls_in_tls("--listen", listen, "tcp:443", "the certificate comes with --certificate")
         endpoint = server_endpoint(reactor, "listen", listen)
         certificate = self.required("certificate")
         tls = ServerTls(read_private_file(certificate), certificate)

@@ -32,6 +32,9 @@ class TlsError(error.ConnectionLost):
     def __init__(self, text: str) -> None:
         super().__init__(f"TLS: {text}")
 
+    def __str__(self) -> str:
+        return str(self.args[0])  # without Twisted's sentence about lost connections
+
 
 class ISecured(Protocol):
     """What stands above."""
@@ -51,6 +54,9 @@ class TlsSide(Protocol):
 
         :raises TlsError: if not.
         """
+
+    def explain(self, connection: SSL.Connection, text: str) -> str:
+        """Why the handshake failed, in words that help, from OpenSSL's."""
 
 
 class TlsFilter(Filter):
@@ -91,7 +97,7 @@ class TlsFilter(Filter):
             self._flush()
             return False
         except SSL.Error as problem:
-            self._fail(Failure(_explain(problem)))
+            self._fail(Failure(TlsError(self._side.explain(self.connection, _words(problem)))))
             return False
         try:
             self._side.verify(self.connection)
@@ -121,7 +127,7 @@ class TlsFilter(Filter):
         except SSL.ZeroReturnError:
             closed = True
         except SSL.Error as problem:
-            self._fail(Failure(_explain(problem)))
+            self._fail(Failure(TlsError(_words(problem))))
         if pieces and self._connected:
             self.upper.dataReceived(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self.transport is not None:
@@ -139,7 +145,7 @@ class TlsFilter(Filter):
         try:
             self.connection.sendall(data)
         except SSL.Error as problem:
-            self._fail(Failure(_explain(problem)))
+            self._fail(Failure(TlsError(_words(problem))))
         else:
             self._flush(len(data))
 
@@ -187,8 +193,8 @@ class TlsFilter(Filter):
         super().connectionLost(self._failure or reason)
 
 
-def _explain(problem: SSL.Error) -> Exception:
-    """An SSL error in words."""
+def _words(problem: SSL.Error) -> str:
+    """An SSL error in OpenSSL's words."""
     details: Any = problem.args[0] if problem.args else ()
     words = "; ".join(each[-1] for each in details if each) if isinstance(details, list) else str(problem)
-    return TlsError(words or type(problem).__name__)
+    return words or type(problem).__name__

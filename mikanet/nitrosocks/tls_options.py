@@ -7,6 +7,10 @@ with service-identity when the handshake is done.
 
 from __future__ import annotations
 
+import datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from OpenSSL import SSL, crypto
 from service_identity import CertificateError, VerificationError
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
@@ -94,6 +98,10 @@ class ServerTls:
     def verify(self, connection: SSL.Connection) -> None:
         """Clients show no certificate."""
 
+    def explain(self, connection: SSL.Connection, text: str) -> str:
+        """See :meth:`TlsSide.explain`; OpenSSL's words are enough for a server's log."""
+        return text
+
 
 class ClientTls:
     """A client's side.
@@ -137,11 +145,52 @@ class ClientTls:
         try:
             (verify_ip_address if self._ip else verify_hostname)(connection, self._name)
         except VerificationError:
-            raise TlsError("the certificate is not for the server's name") from None
+            raise TlsError(
+                f"the certificate is not for the server's name, {self._name}: give the one that it is for with --server-name"
+            ) from None
         except (CertificateError, ValueError):
             raise TlsError(
                 "the certificate names no host in its subjectAltName, where names are looked for; a common name is not enough"
             ) from None
+
+    def explain(self, connection: SSL.Connection, text: str) -> str:
+        """See :meth:`TlsSide.explain`."""
+        if "wrong version number" in text or "packet length too long" in text:
+            return f"{text}: the server does not answer in TLS; is this NitroSocks' port?"
+        if "certificate verify failed" not in text:
+            return text
+        chain = connection.get_peer_cert_chain()
+        why, advice = _distrust(chain[0].to_cryptography(), datetime.datetime.now(datetime.UTC)) if chain else _UNKNOWN
+        return f"{text}: {why}; {advice}"
+
+
+_UNKNOWN = (
+    "nobody who is trusted here has signed the server's certificate",
+    "give --tls-verify FILE with the certificate that signed it, or --tls-verify off",
+)
+
+
+def _distrust(certificate: x509.Certificate, now: datetime.datetime) -> tuple[str, str]:
+    """Why a server's certificate was not taken, and what to do."""
+    if certificate.not_valid_after_utc < now:
+        return f"the server's certificate ended on {certificate.not_valid_after_utc:%Y-%m-%d}", "renew it there"
+    if certificate.not_valid_before_utc > now:
+        begin = certificate.not_valid_before_utc
+        return f"the server's certificate begins on {begin:%Y-%m-%d}", "look at the clock of this machine"
+    if _signed_itself(certificate):
+        return (
+            "the server's certificate has signed itself and is not the one that is trusted here",
+            "give it with --tls-verify FILE (server.crt of mikanet keygen), or take any with --tls-verify off",
+        )
+    return _UNKNOWN
+
+
+def _signed_itself(certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(certificate)
+    except (InvalidSignature, TypeError, ValueError):
+        return False
+    return True
 
 
 def tls_name(name: str) -> str:

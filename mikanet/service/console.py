@@ -36,6 +36,8 @@ class ConsoleObserver:
 
     def __call__(self, event: LogEvent) -> None:
         """Write one event, if it is for users."""
+        if event.get("on_stderr"):
+            return
         level = event.get("log_level", LogLevel.info)
         failure = "log_failure" in event or bool(event.get("isError"))
         if not failure and level <= LogLevel.info and not _is_ours(event):

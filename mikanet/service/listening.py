@@ -88,6 +88,8 @@ class ListeningService(Service):
 def fail_to_listen(where: str, problem: BaseException) -> NoReturn:
     """Tell the user why a port cannot be opened, in one line on stderr and in the log, and end the process."""
     cause = problem.socketError if isinstance(problem, error.CannotListenError) else problem
+    if isinstance(cause, OverflowError):
+        cause = OSError(0, "a port is a number from 1 to 65535")
     text = f"cannot listen on {where}: {getattr(cause, 'strerror', None) or cause}"
     advice = _ADVICE.get(getattr(cause, "errno", None) or 0)
     if advice is not None:
@@ -97,7 +99,9 @@ def fail_to_listen(where: str, problem: BaseException) -> NoReturn:
 
 def fail_to_serve(text: str) -> NoReturn:
     """Tell the user in one line, on stderr and in the log, why this cannot go on, and end the process."""
-    _log.critical("{text}", text=text)
+    on_stderr = sys.__stderr__ is not None
+    # A log that goes to the same terminal leaves out what stands there already.
+    _log.critical("{text}", text=text, on_stderr=on_stderr)
     if sys.__stderr__ is not None:
         # twistd has taken over sys.stderr by now, and what is written there ends in the log.
         sys.__stderr__.write(f"{text}\n")
@@ -105,7 +109,14 @@ def fail_to_serve(text: str) -> NoReturn:
 
 
 class CannotServeError(SystemExit, Exception):
-    """Ends the process without a traceback; as an Exception, too, so that a daemon's parent is told why."""
+    """Ends the process without a traceback; as an Exception, too, so that a daemon's parent is told why.
+
+    Its status is a number: the interpreter would print a text once more.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code = 1
 
 
 _ADVICE = {

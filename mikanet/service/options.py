@@ -5,9 +5,11 @@ The command lines are a contract: names and forms are those of ``docs/reference/
 
 from __future__ import annotations
 
+import getopt
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
@@ -56,10 +58,25 @@ class Options(usage.Options):
         :raises SystemExit: with one line, for any mistake of the user.
         """
         try:
+            self._refuse_repetition(options)
             super().parseOptions(options)  # type: ignore[no-untyped-call]  # untyped in Twisted
         except (usage.UsageError, ConfigError) as error:
             text = " ".join(str(error).split())
             raise SystemExit(f"{self.command}: {text}") from None
+
+    def _refuse_repetition(self, words: Sequence[str] | None) -> None:
+        """Refuse an option that is given twice and counts once: nobody can tell which one was meant.
+
+        :raises ConfigError: if there is one.
+        """
+        try:
+            given, _ = getopt.getopt(list(sys.argv[1:] if words is None else words), self.shortOpt, self.longOpt)
+        except getopt.GetoptError:
+            return  # the parser says what is wrong
+        counted = Counter(name for name, value in given if value)
+        for name, count in counted.items():
+            if count > 1 and name.removeprefix("--") in self.defaults:
+                raise ConfigError(f"{name} is given {count} times and takes one value: leave out the others")
 
     def parseArgs(self, *stray: str) -> None:
         """No command takes arguments that are no options.
@@ -171,8 +188,32 @@ def _endpoint(parse: Callable[[Any, str], T], reactor: Any, option: str, text: s
     except ConfigError as error:
         raise ConfigError(f"--{option} {text!r}: {error}") from None
     except Exception as error:  # noqa: BLE001 - a parser may raise anything: it calls what the string names
-        cause = str(error) or type(error).__name__
-        raise ConfigError(f"--{option} {text!r} is not an endpoint like {example}: {cause}") from None
+        raise ConfigError(f"--{option} {text!r} is not an endpoint like {example}: {_cause(error)}") from None
+
+
+#: What the parsers of endpoint strings say of an argument too few, too many, or of a wrong kind, and what that means.
+_CAUSES = (
+    (r"missing \d+ required (?:positional|keyword-only) arguments?: '(\w+)'.*", r"\1 is missing"),
+    (r"takes .* arguments? but \d+ (?:was|were) given", "there are too many parts between its colons"),
+    (r"got an unexpected keyword argument '(.*)'", r"it takes no '\1='"),
+    (r"got multiple values for argument '(.*)'", r"\1 is given twice"),
+    (r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no number"),
+    (r"Unknown endpoint type: (.*)", r"there is no endpoint type \1"),
+)
+
+
+def _cause(error: Exception) -> str:
+    """What is wrong with an endpoint string, without the signatures of the functions that it was given to."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = str(error)
+    for pattern, meaning in _CAUSES:
+        found = re.search(pattern, text, re.DOTALL)
+        if found is not None:
+            return found.expand(meaning)
+    if isinstance(error, TypeError) or not text or "(" in text:
+        return "it cannot be understood; docs/reference/endpoints.rst has the form of each"
+    return text
 
 
 class ServerOptions(Options):

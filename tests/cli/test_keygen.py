@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import ipaddress
 import stat
 import sys
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.cli import keygen
 from mikanet.crypto import rsa_oaep
+from mikanet.nitrosocks.tls import TlsError
+from mikanet.nitrosocks.tls_options import ClientTls, ServerTls, certificates
 from mikanet.service.secret_files import write_private_file
 
 
@@ -63,6 +69,12 @@ class MegakiTests(SynchronousTestCase):
             ["megaki", "x", "--what"],
             ["megaki", "x", "--passphrase-file"],
             ["megaki", "x", "--passphrase-file=/not/there"],
+            ["megaki", "x", "--name", "example.com"],
+            ["nitrosocks", "x", "--passphrase-file", "x"],
+            ["nitrosocks", "x", "--name", ""],
+            ["nitrosocks", "x", "--name", "two words"],
+            ["nitrosocks", "x", "--name", "a..b"],
+            ["nitrosocks", "x", "--name", "example.com:443"],
         ):
             with self.assertRaises(SystemExit) as caught:
                 self.run_keygen(*words)
@@ -89,3 +101,60 @@ class NitroSocksTests(SynchronousTestCase):
         pair = rsa_oaep.load_private(private, "x").public_key().public_numbers()
         self.assertEqual(rsa_oaep.load_public(public, "x").public_numbers(), pair)
         self.assertRaises(SystemExit, keygen.run, options)
+
+    def make(self, name: str) -> Path:
+        """A new folder with keys and a certificate for a name."""
+        folder = Path(self.mktemp())
+        self.patch(sys, "stdout", io.StringIO())
+        options = keygen.Options()
+        options.parseOptions(["nitrosocks", str(folder), "--name", name])
+        self.assertEqual(keygen.run(options), 0)
+        return folder
+
+    def test_certificate(self) -> None:
+        """With a name there are a file of key and certificate, their owner's alone, and the certificate by itself."""
+        for name, alternative in (
+            ("tunnel.example.com", x509.DNSName("tunnel.example.com")),
+            ("Bücher.example.", x509.DNSName("xn--bcher-kva.example")),
+            ("*.example.com", x509.DNSName("*.example.com")),
+            ("192.0.2.7", x509.IPAddress(ipaddress.ip_address("192.0.2.7"))),
+            ("[2001:db8::7]", x509.IPAddress(ipaddress.ip_address("2001:db8::7"))),
+            (f"{'a' * 60}.{'b' * 60}.example", x509.DNSName(f"{'a' * 60}.{'b' * 60}.example")),
+        ):
+            folder = self.make(name)
+            both, public = folder / "server.pem", folder / "server.crt"
+            self.assertEqual(stat.S_IMODE(both.stat().st_mode), 0o600)
+            certificate = x509.load_pem_x509_certificate(public.read_bytes())
+            self.assertTrue(both.read_bytes().endswith(public.read_bytes()))
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            self.assertEqual(list(names), [alternative])
+            certificate.verify_directly_issued_by(certificate)
+            key = load_pem_private_key(both.read_bytes(), None)
+            self.assertEqual(key.public_key(), certificate.public_key())
+            ServerTls(both.read_bytes(), "server.pem")
+
+    def test_handshake(self) -> None:
+        """A client that is told the certificate takes this server and no other, and no other name."""
+        folder, other = self.make("tunnel.example.com"), self.make("tunnel.example.com")
+        server = ServerTls((folder / "server.pem").read_bytes(), "server.pem")
+        right = certificates((folder / "server.crt").read_bytes(), "server.crt")
+        wrong = certificates((other / "server.crt").read_bytes(), "server.crt")
+        shake_hands(server, ClientTls("tunnel.example.com", right))
+        self.assertRaises(SSL.Error, shake_hands, server, ClientTls("tunnel.example.com", wrong))
+        self.assertRaises(TlsError, shake_hands, server, ClientTls("other.example.com", right))
+
+
+def shake_hands(server: ServerTls, client: ClientTls) -> None:
+    """A whole handshake in memory, then the client's check of the name."""
+    ends = (client.connection(), server.connection())
+    for _ in range(4):
+        for this, other in (ends, ends[::-1]):
+            try:
+                this.do_handshake()
+            except SSL.WantReadError:
+                pass
+            try:
+                other.bio_write(this.bio_read(1 << 16))
+            except SSL.WantReadError:
+                pass
+    client.verify(ends[0])

@@ -78,6 +78,10 @@ class _Counting:
     def verify(self, connection: Any) -> None:
         """Everything is fine."""
 
+    def explain(self, connection: Any, text: str) -> str:
+        """Nothing to add."""
+        return text
+
     def do_handshake(self) -> None:
         """Done at once, or never."""
         if not self._secured:
@@ -247,7 +251,8 @@ class TlsTests(SynchronousTestCase):
         both.carry()
         self.assertEqual(both.near.is_secured, 0)
         both.wires[0].settle()
-        self.assertIn("not for the server's name", str(both.near.reason.value))
+        self.assertIn("not for the server's name, another.example", str(both.near.reason.value))
+        self.assertIn("--server-name", str(both.near.reason.value))
 
     def test_unknown_signer(self) -> None:
         """So does one that nobody known has signed; one that takes anybody does not mind."""
@@ -259,6 +264,49 @@ class TlsTests(SynchronousTestCase):
         both = self.both("whatever.example", trust=[])
         both.carry()
         self.assertEqual(both.near.is_secured, 1)
+
+    def reason(self, both: Both) -> str:
+        """Why the client's end was lost."""
+        both.wires[0].settle()
+        return str(both.near.reason.value)
+
+    def test_why_a_certificate_is_not_trusted(self) -> None:
+        """Self-signed, over, not yet begun, and for another name are told apart, each with what helps."""
+        now = datetime.datetime.now(datetime.UTC)
+        for first, last, words in (
+            (-2, 2, ["has signed itself", "--tls-verify FILE", "--tls-verify off"]),
+            (-9, -1, ["ended on", "renew it"]),
+            (1, 9, ["begins on", "clock of this machine"]),
+        ):
+            key = ec.generate_private_key(ec.SECP256R1())
+            name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+            made = (
+                x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+                .not_valid_before(now + datetime.timedelta(days=first))
+                .not_valid_after(now + datetime.timedelta(days=last))
+                .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+                .sign(key, hashes.SHA256())
+                .public_bytes(serialization.Encoding.PEM)
+            )
+            private = key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            # Trusted by name where the date is to be what is wrong.
+            trust = self.trust if first < 0 < last else certificates(made, "own")
+            both = Both(ClientTls("localhost", trust), ServerTls(private + made, "own"))
+            both.carry()
+            self.assertEqual(both.near.is_secured, 0)
+            reason = self.reason(both)
+            for word in words:
+                self.assertIn(word, reason)
+
+    def test_no_tls_there(self) -> None:
+        """An answer that is no TLS is called that."""
+        upper, wire = Upper(), MemoryTransport("192.0.2.1")
+        wire.connect(TlsFilter(upper, ClientTls("localhost", self.trust)))  # type: ignore[arg-type]
+        wire.receive(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n")
+        wire.settle()
+        self.assertIn("does not answer in TLS", str(upper.reason.value))
 
     def chain(self, names: list[x509.GeneralName] | None, text: str = "localhost") -> tuple[ServerTls, list[Any]]:
         """A server with a certificate under an intermediate under a root; and all three certificates, its own first."""
@@ -296,6 +344,7 @@ class TlsTests(SynchronousTestCase):
         both = Both(ClientTls("localhost", self.trust), server)
         both.carry()
         self.assertEqual(both.near.is_secured, 0)
+        self.assertIn("give --tls-verify FILE with the certificate that signed it", self.reason(both))
 
     def test_names_in_certificates(self) -> None:
         """A certificate with a common name alone is refused in words, one with other kinds of names only, too."""

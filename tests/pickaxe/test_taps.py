@@ -107,7 +107,11 @@ class ClientTests(TapTestCase):
 
     def words(self, *more: str) -> tuple[str, ...]:
         """A command line without a door."""
-        return ("--user", "alice", "--password-file", self.password, "--carrier", "tcp://127.0.0.1:8865", *more)
+        return self.with_password(self.password, *more)
+
+    def with_password(self, file: str, *more: str) -> tuple[str, ...]:
+        """The same with another password."""
+        return ("--user", "alice", "--password-file", file, "--carrier", "tcp://127.0.0.1:8865", *more)
 
     def test_good(self) -> None:
         """Everything is read and kept; a forward from the server is door enough."""
@@ -148,7 +152,7 @@ class ClientTests(TapTestCase):
         ):
             self.assertIn(text, self.mistake(tap_client.Options(), *self.words(*more)))
         weak = self.private("weak", "short")
-        self.assertIn("easy to guess", self.mistake(tap_client.Options(), *self.words(*socks, "--password-file", weak)))
+        self.assertIn("easy to guess", self.mistake(tap_client.Options(), *self.with_password(weak, *socks)))
 
 
 class EndpointTests(TapTestCase):

@@ -50,6 +50,12 @@ class ConsoleTests(SynchronousTestCase):
             self.assertEqual(self.written(io.StringIO(), "mikanet.x", level, "{n} workers", n="four"), plain)
             self.assertEqual(self.written(Terminal(), "mikanet.x", level, "{n} workers", n="four"), coloured)
 
+    def test_what_stands_on_stderr_is_not_said_again(self) -> None:
+        """A message that its user has on stderr already is for log files."""
+        for on_stderr, shown in ((True, 0), (False, 1)):
+            text = self.written(io.StringIO(), "mikanet.x", LogLevel.critical, "no port", on_stderr=on_stderr)
+            self.assertEqual(text.count("no port"), shown)
+
     def test_twisted(self) -> None:
         """Twisted's chatter stays away; its warnings, and that a signal came, do not."""
         for namespace, level, text, shown in (

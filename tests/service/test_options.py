@@ -31,16 +31,17 @@ class CommandLineTestCase(SynchronousTestCase):
         return path
 
     def server(self, *words: str) -> tap_server.Options:
-        """The server's options; later words win over the good ones before them."""
+        """The server's options: good ones where the words say nothing else."""
         options = tap_server.Options()
-        good = ["--listen", "tcp:8388", "--password-file", self.password, "--state-dir", self.state]
-        options.parseOptions([*good, *words])
+        good = {"--listen": "tcp:8388", "--password-file": self.password, "--state-dir": self.state}
+        options.parseOptions(with_good(good, words))
         return options
 
     def client(self, *words: str) -> tap_client.Options:
-        """The client's options."""
+        """The client's options, likewise."""
         options = tap_client.Options()
-        options.parseOptions(["--server", "tcp:host:8388", "--password-file", self.password, *words])
+        good = {"--server": "tcp:host:8388", "--password-file": self.password}
+        options.parseOptions(with_good(good, words))
         return options
 
     def assert_mistake(self, call: Any, words: list[str], naming: str) -> None:
@@ -50,6 +51,12 @@ class CommandLineTestCase(SynchronousTestCase):
         self.assertIsInstance(caught.exception.code, str)
         self.assertIn(naming, caught.exception.code)
         self.assertNotIn("\n", caught.exception.code)
+
+
+def with_good(good: dict[str, str], words: tuple[str, ...]) -> list[str]:
+    """The words, and the good options that they do not give."""
+    left = [each for name, value in good.items() if name not in words for each in (name, value)]
+    return [*left, *words]
 
 
 class ServerOptionsTests(CommandLineTestCase):
@@ -96,6 +103,10 @@ class ServerOptionsTests(CommandLineTestCase):
             (["--method", "rc4"], "'rc4'"),
             (["--method", "aes-128-cfb"], "--profile go"),
             (["--allow-egress", "10.0.0.0/40"], "--allow-egress: '10.0.0.0/40'"),
+            (["--allow-egress", "10.1.2.3/8"], "write 10.0.0.0/8 for the network, or 10.1.2.3/32"),
+            (["--deny-egress", "[2001:db8::7/32]:80"], "write 2001:db8::/32 for the network, or 2001:db8::7/128"),
+            (["--listen", "tcp:1", "--listen", "tcp:2"], "--listen is given 2 times"),
+            (["--memory", "1", "--mem", "2"], "--memory is given 2 times"),
             (["--deny-egress", "x"], "'x'"),
             (["--refusal-time", "0"], "--refusal-time"),
             (["--refusal-time", "nan"], "--refusal-time"),
@@ -109,6 +120,25 @@ class ServerOptionsTests(CommandLineTestCase):
             (["stray"], "'stray'"),
         ):
             self.assert_mistake(self.server, words, naming)
+
+    def test_no_signatures(self) -> None:
+        """What is wrong with an endpoint string is said in the user's words, not in those of Python's functions."""
+        for endpoint, meaning in (
+            ("tcp", "port is missing"),
+            ("tcp:abc", "'abc' is no number"),
+            ("tcp:80:bar=1", "it takes no 'bar='"),
+            ("tcp:1:2:3:4", "too many parts"),
+            ("foo:1", "there is no endpoint type 'foo'"),
+            ("ssl:443:privateKey=/not/there.pem", "/not/there.pem: No such file or directory"),
+            ("unix:/tmp/x:mode=x", "cannot be understood"),
+        ):
+            with self.assertRaises(SystemExit) as caught:
+                self.server("--listen", endpoint)
+            said = str(caught.exception.code)
+            self.assertIn(f"--listen '{endpoint}' is not an endpoint like tcp:8388: ", said)
+            self.assertIn(meaning, said)
+            for word in ("argument", "_parse", "()", "literal", "Errno"):
+                self.assertNotIn(word, said)
 
     def test_insecure_ok(self) -> None:
         """A weak password is taken when that is asked for (X7)."""
