@@ -16,6 +16,7 @@ TESTS = ROOT / "tests"
 
 #: Modules without a test module of their own name that their folder's tests do not import either: where their tests are.
 TESTED_ELSEWHERE = {
+    "mikanet/__main__.py": "tests/interop/test_doctor_programs.py: the doctor starts programs by it",
     "mikanet/address.py": "tests/service/test_options.py: it is what command lines are made of",
     "mikanet/cli/demo.py": "tests/test_packaging.py: it runs real services",
     "mikanet/cli/genkey.py": "tests/cli/test_main.py",

@@ -9,13 +9,19 @@ from typing import Any, ClassVar
 
 from twisted.python import usage
 
-from mikanet.cli.doctor_findings import Finding, Status, ok, problem, show
+from mikanet.cli.doctor_findings import Finding, Status, ok, problem, show, show_json
 from mikanet.cli.doctor_link import client_findings, server_findings
 from mikanet.cli.doctor_machine import Machine, machine_findings
+from mikanet.cli.doctor_program import program_findings
 from mikanet.cli.words import WordsOptions as BaseOptions
 from mikanet.errors import ConfigError
 from mikanet.paqet.options import PaqetSetup, load_setup
 from mikanet.service.program import program_reactor
+
+#: Programs whose command lines can be looked at.
+PROGRAM_NAMES = frozenset(
+    f"{system}-{end}" for system in ("mika", "pickaxe", "nitrosocks", "paqet", "megaki") for end in ("server", "client")
+)
 
 #: Modules that look at what a URL names, by its scheme. Each has ``findings(url, seconds)``, which gives tuples of
 #: status (``ok``, ``note`` or ``PROBLEM``), what was looked at, what was seen, and the command that mends it or "".
@@ -26,17 +32,28 @@ class Options(BaseOptions):
     """Options of ``mikanet doctor``."""
 
     command = "mikanet doctor"
-    synopsis = "[options] CONFIG|URL"
+    synopsis = "[options] PROGRAM ITS-OPTIONS | CONFIG | URL"
     longdesc = (
-        "Finds what is wrong with a set-up, and says what mends it: a paqet YAML file, or a dns:// carrier's URL."
+        "Finds what is wrong with a set-up, and says what puts it right. Write it before the command line of a server or a "
+        "client, which is looked at instead of run; or give it a paqet YAML file, or a dns:// carrier's URL."
     )
+    example = "mikanet doctor mika-client --server tcp:SERVER:8388 --password-file password --socks tcp:1080"
 
+    optFlags: ClassVar[Sequence[Sequence[object]]] = [["json", None, "one JSON object a line instead of a table"]]
     optParameters: ClassVar[Sequence[Sequence[object]]] = [
-        ["seconds", None, "8", "how long to ask a server, or to watch a port"],
+        ["seconds", None, "15", "how long to ask a server, or to watch a port"],
     ]
 
     what = ""
     seconds: float
+    program_words: Sequence[str] = ()
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """As :meth:`Options.parseOptions`; what follows the name of a program is that program's."""
+        words = list(sys.argv[1:] if options is None else options)
+        at = next((at for at, word in enumerate(words) if word in PROGRAM_NAMES), len(words))
+        self.program_words = words[at + 1 :]
+        super().parseOptions(words[: at + 1])
 
     def parseArgs(self, *words: str) -> None:
         """One file or URL.
@@ -44,7 +61,9 @@ class Options(BaseOptions):
         :raises UsageError: for none or more.
         """
         if len(words) != 1:
-            raise usage.UsageError("give one paqet YAML file, or one URL such as dns://192.0.2.53:53/t.example")
+            raise usage.UsageError(
+                "give the command line of a server or a client, a paqet YAML file, or a URL such as dns://192.0.2.53:53/t.example"
+            )
         (self.what,) = words
 
     def check(self) -> None:
@@ -59,11 +78,19 @@ class Options(BaseOptions):
 
 def run(options: Options) -> int:
     """Look, and print; the status is 1 if something must be mended."""
+    findings = _findings(options)
+    if options["json"]:
+        return 1 if show_json(findings, sys.stdout) else 0
     print(f"{options.what}:")
-    findings = url_findings(options) if "://" in options.what else file_findings(options)
     problems = show(findings, sys.stdout)
-    print("nothing is wrong" if not problems else f"{problems} to mend, the first one first")
+    print("nothing is wrong" if not problems else f"{problems} to fix, the first one first")
     return 1 if problems else 0
+
+
+def _findings(options: Options) -> Iterator[Finding]:
+    if options.what in PROGRAM_NAMES:
+        return program_findings(options.what, options.program_words, options.seconds)
+    return url_findings(options) if "://" in options.what else file_findings(options)
 
 
 def url_findings(options: Options) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import textwrap
 from collections.abc import Iterator
 from typing import NamedTuple, TextIO
@@ -45,6 +46,17 @@ def note(check: str, text: str, mend: str = "") -> Finding:
 def problem(check: str, text: str, mend: str) -> Finding:
     """Something that keeps the link from working."""
     return Finding(Status.PROBLEM, check, text, mend)
+
+
+def show_json(findings: Iterator[Finding], out: TextIO) -> int:
+    """Print findings as they come, a JSON object a line with ``status``, ``check``, ``text`` and ``fix``."""
+    problems = 0
+    for finding in findings:
+        problems += finding.status is Status.PROBLEM
+        row = {"status": finding.status.name.lower(), "check": finding.check, "text": finding.text, "fix": finding.mend}
+        out.write(json.dumps(row) + "\n")
+        out.flush()
+    return problems
 
 
 def show(findings: Iterator[Finding], out: TextIO) -> int:

@@ -24,7 +24,8 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("status", "mikanet.cli.status", "what running servers and clients have counted"),
     ("ping", "mikanet.cli.ping", "whether the server of a paqet client answers, how fast, and in which dialect"),
     ("dump", "mikanet.cli.dump", "what a paqet link carries: segments, frames and messages, captured or from a file"),
-    ("doctor", "mikanet.cli.doctor", "what is wrong with a paqet or DNS set-up, and the command that mends it"),
+    ("doctor", "mikanet.cli.doctor", "what is wrong with a set-up of any server or client, and what puts it right"),
+    ("speedtest", "mikanet.cli.speedtest", "how fast a tunnel is: latency, down, up, loss, through any client"),
     ("kcptun-server", "mikanet.cli.kcptun_server", "our KCP and smux as the server of kcptun clients"),
     ("kcptun-client", "mikanet.cli.kcptun_client", "our KCP and smux as the client of a kcptun server"),
 )

@@ -55,8 +55,8 @@ class CommandTests(SynchronousTestCase):
     def test_mistakes(self) -> None:
         """One line each."""
         for words, part in (
-            ([], "give one paqet YAML file"),
-            (["a", "b"], "give one paqet YAML file"),
+            ([], "give the command line"),
+            (["a", "b"], "give the command line"),
             (["tcp://host:1"], "URLs of dns://"),
             (["x", "--seconds", "no"], "--seconds takes a number"),
         ):
@@ -77,7 +77,7 @@ class CommandTests(SynchronousTestCase):
         status, text = self.printed("dns://192.0.2.53:53/t.example")
         self.assertEqual(status, 1)
         self.assertIn("  ok       a               dns://192.0.2.53:53/t.example\n", text)
-        self.assertTrue(text.endswith("1 to mend, the first one first\n"))
+        self.assertTrue(text.endswith("1 to fix, the first one first\n"))
 
     def test_file(self) -> None:
         """A file that cannot be used: readable by others, not YAML's keys, an easy key."""

@@ -680,11 +680,12 @@ class LifeTests(MikaTestCase):
             self.assertEqual(sock.recv(2), b"\x05\x00")
             sock.sendall(b"\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x50")
             self.assertEqual(sock.recv(10)[:2], b"\x05\x05")
-        assert self.tunnel.client is not None
-        self.assertIn("cannot be reached", self.tunnel.client.output)
+        client = self.tunnel.client
+        assert client is not None
+        wait_for(lambda: "refuses connections" in client.output, what="the message")
         self.tunnel.start_server()
+        wait_for(lambda: "can be used again" in client.output, what="the second message")
         self.assertEqual(self.curl("--socks5", f"127.0.0.1:{self.tunnel.socks_port}", url), BODY)
-        self.assertIn("can be reached again", self.tunnel.client.output)
 
     def test_sigterm_drains(self) -> None:
         """SIGTERM closes the port, lets a transfer end, and the process ends as twistd's do: status 143 (X9)."""
