@@ -48,7 +48,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (),  # what SYSTEM_TOP names
     ("mikanet.endpoints",),
     ("mikanet.cli",),
-    ("twisted.plugins.mikanet_plugins",),
+    ("twisted.plugins.mikanet_plugins", "mikanet.__main__"),
 )
 
 #: Rooms of one system each. None of them imports another.

@@ -49,6 +49,7 @@ class DoorTests(SynchronousTestCase):
                     for answer in answers:
                         connection.recv(300)
                         connection.sendall(answer)
+                    connection.shutdown(socket.SHUT_WR)
                     connection.recv(300)
 
             thread = threading.Thread(target=serve, daemon=True)
