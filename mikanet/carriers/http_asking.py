@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from mikanet.carriers.base import BaseCarrier
-from mikanet.carriers.http_batches import PacketQueue, split
+from mikanet.carriers.http_batches import OVERHEAD, PacketQueue, split
 from mikanet.carriers.http_exchange import (
     ANSWER_HEAD,
     END,
@@ -27,7 +27,7 @@ from mikanet.carriers.http_exchange import (
     Exchange,
     Opened,
 )
-from mikanet.carriers.http_pacing import HIGH_WATER, LOW_WATER, Pacer, Sizer
+from mikanet.carriers.http_pacing import HIGH_WATER, LOW_WATER, BodyLimit, Pacer, Sizer
 from mikanet.errors import MikanetError, RemoteProtocolError
 
 #: Seconds beyond the server's wait after which a request counts as lost if nothing came meanwhile, and bytes of its own for
@@ -89,12 +89,22 @@ class AskingCarrier(BaseCarrier):
     :param opened: what the server agreed to.
     :param rid: of the first exchange.
     :param on_lost: called once, when the carrier is gone.
+    :param limit: what bodies a proxy on the way takes; it outlives the carrier, which ends when it becomes less.
     """
 
     def __init__(
-        self, clock: IReactorTime, name: str, post: Post, opened: Opened, rid: int, on_lost: Callable[[], None]
+        self,
+        clock: IReactorTime,
+        name: str,
+        post: Post,
+        opened: Opened,
+        rid: int,
+        on_lost: Callable[[], None],
+        limit: BodyLimit | None = None,
     ) -> None:
         super().__init__(name)
+        self._limit = limit or BodyLimit(MAX_BODY)
+        self.max_packet_size = min(BaseCarrier.max_packet_size, self._limit.most - EXCHANGE_HEAD - OVERHEAD)
         self._clock = clock
         self._post = post
         self._sid = opened.sid
@@ -106,7 +116,7 @@ class AskingCarrier(BaseCarrier):
         self._early: dict[int, tuple[int, list[bytes]]] = {}
         self._queue = PacketQueue()
         self._pacer = Pacer()
-        self._sizer = Sizer(MAX_STRANGER_BODY - EXCHANGE_HEAD)
+        self._sizer = Sizer(min(self._limit.most, MAX_STRANGER_BODY) - EXCHANGE_HEAD)
         self._heard = 0.0
         self._interval = POLL[0]
         self._poll_at = 0.0
@@ -137,7 +147,7 @@ class AskingCarrier(BaseCarrier):
         """The server knows us, so it takes bodies of full size."""
         if not self._is_proven:
             self._is_proven = True
-            self._sizer = Sizer(MAX_BODY - EXCHANGE_HEAD)
+            self._sizer = Sizer(min(self._limit.most, MAX_BODY) - EXCHANGE_HEAD)
 
     def refuse(self) -> None:
         """The server is none: away from it."""
@@ -294,6 +304,10 @@ class AskingCarrier(BaseCarrier):
         if self._failing_since is None:
             self._failing_since = now
         status = failure.value.status if isinstance(failure.value, HttpStatusError) else 0
+        if status == 413:
+            self._limit.refused(
+                len(attempt.body)
+            )  # the next carrier goes by it, and the session sends again what was here
         refused = 0 < status < 500
         if refused or isinstance(failure.value, RemoteProtocolError) or now - self._failing_since >= PATIENCE:
             self._finish(failure)

@@ -14,6 +14,7 @@ from OpenSSL import SSL, crypto
 from twisted.internet import ssl
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IConsumer, IOpenSSLClientConnectionCreator
+from twisted.logger import Logger
 from twisted.web.client import (
     Agent,
     HTTPConnectionPool,
@@ -28,8 +29,9 @@ from mikanet.carriers.base import OPEN_TIMEOUT
 from mikanet.carriers.http_asking import AskingCarrier, HttpStatusError
 from mikanet.carriers.http_exchange import MAX_BODY, Open, Opened
 from mikanet.carriers.http_knock import Knock
+from mikanet.carriers.http_pacing import BodyLimit
 from mikanet.carriers.http_trouble import opening
-from mikanet.carriers.urls import CarrierContext, CarrierUrl
+from mikanet.carriers.urls import CarrierContext, CarrierUrl, shown
 from mikanet.errors import ConfigError, RemoteProtocolError
 from mikanet.interfaces import ICarrier, IClientCarrier
 from mikanet.net.certificates import CertificateWatch
@@ -47,6 +49,8 @@ _RID_BYTES = 5
 _HTTP11ClientFactory.noisy = False
 
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
+
+_log = Logger()
 
 _SECURE = frozenset({"wss", "boshs", "https"})
 
@@ -259,6 +263,7 @@ class AskingClientCarrier:
         self._hold = hold
         self._wait = wait
         self._random_bytes = random_bytes
+        self._limit = BodyLimit(MAX_BODY, lambda text: _log.warn("{where}: {text}", where=shown(place.name), text=text))
 
     def open(self) -> Deferred[ICarrier]:
         """See :meth:`~mikanet.interfaces.IClientCarrier.open`."""
@@ -273,7 +278,7 @@ class AskingClientCarrier:
         except BaseException:
             poster.close()
             raise
-        return AskingCarrier(self._reactor, self.name, poster.post, opened, rid, poster.close)
+        return AskingCarrier(self._reactor, self.name, poster.post, opened, rid, poster.close, self._limit)
 
 
 def padding(random_bytes: Callable[[int], bytes]) -> bytes:

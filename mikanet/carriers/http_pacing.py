@@ -6,6 +6,8 @@ more of itself, while a keystroke does not.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 #: Bytes that wait at which a carrier takes no more, and at which it takes again.
 HIGH_WATER, LOW_WATER = 1_048_576, 262_144
 
@@ -18,6 +20,8 @@ FULL = 262_144
 #: Longest time, in seconds, that what lies between waits for more.
 GATHER = 0.004
 
+#: Bodies of so many bytes must pass a proxy.
+LEAST_BODY = 16_384
 
 #: Least and first size of a batch, and how long, in seconds, one should be under way at most, and at least before larger
 #: ones are tried.
@@ -45,9 +49,29 @@ class Sizer:
         if size * 2 < self.most:
             return
         if seconds > SLOW:
-            self.most = max(LEAST, self.most // 2)
+            self.most = min(self._limit, max(LEAST, self.most // 2))
         elif seconds < FAST:
             self.most = min(self._limit, self.most * 2)
+
+
+class BodyLimit:
+    """The largest body that a proxy on the way takes, as far as is known: it answers 413 to others.
+
+    :ivar most: bytes. :param report: takes a line for the user when that becomes less.
+    """
+
+    def __init__(self, most: int, report: Callable[[str], None] = lambda text: None) -> None:
+        self.most = most
+        self._report = report
+
+    def refused(self, size: int) -> None:
+        """A body of ``size`` bytes was: the next power of two below it is tried, down to :data:`LEAST_BODY`."""
+        most = max(LEAST_BODY, 1 << (size - 1).bit_length() - 1)
+        if most < min(size, self.most):
+            self.most = most
+            self._report(
+                f"a proxy on the way takes no bodies of {size} bytes (it answered 413): {most} at most from now on"
+            )
 
 
 class Pacer:

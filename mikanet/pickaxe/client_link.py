@@ -230,7 +230,13 @@ class ClientLink(Link):
             return
         wait = RETRY_LISTEN if forward.refused else RETRY_LISTEN_SOON
         forward.refused += 1
-        self._report(f"the server cannot listen on {wish}: {status.name.lower()}; asking again in {wait:g} s")
+        if status is Status.LIMIT:
+            why = "it has as many ports open for us as it may"
+        elif forward.port:
+            why = "it is in use there; a session of this user that is gone without a word gives it up after 30 s"
+        else:
+            why = "it has none to give"
+        self._report(f"the server cannot listen on {wish}: {why}; asking again in {wait:g} s")
 
         def retry() -> None:
             self._retries.discard(call)
