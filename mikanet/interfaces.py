@@ -79,6 +79,9 @@ class ICarrier(Interface):
     waiting = Attribute("Bytes that were sent and wait in this process.")
     user = Attribute("The ICarrierUser; may be set anew at any time, None drops what comes.")
     host = Attribute("The address from which the peer's packets come, as text; empty where that says nothing.")
+    shakes_hands = Attribute(
+        "Whether ``host`` has taken part in TCP's handshake, and is no resolver: who it is is known."
+    )
 
     def send(packets: Sequence[bytes]) -> None:
         """Send packets. An unreliable carrier may lose, repeat and reorder them. On a lost carrier: nothing."""

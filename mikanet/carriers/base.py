@@ -23,6 +23,7 @@ class BaseCarrier:
 
     max_packet_size = 65_535
     reliable = True
+    shakes_hands = True
     writable = True
 
     def __init__(self, name: str, host: str = "") -> None:

@@ -86,6 +86,7 @@ class _PolledCarrier(BaseCarrier):
     """What both ends share."""
 
     max_packet_size = MAX_PACKET
+    shakes_hands = False
 
     def __init__(self, name: str, host: str, clock: IReactorTime) -> None:
         super().__init__(name, host)

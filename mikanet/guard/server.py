@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from mikanet.counters import Counters
 from mikanet.guard.admission import Admission, AdmissionLimits
+from mikanet.guard.failures import FailureLog
 from mikanet.guard.refusal import Refusal, Refusals
 from mikanet.interfaces import IAuthenticatingFactory, tell_authenticated
 from mikanet.relay import MemoryBudget
@@ -72,10 +73,19 @@ class Guard:
         if self.refusal is not None:
             return
         factory = self._factory
+        if not self.verified and not why.startswith("limit."):
+            self._note_failure()
         factory.count(why or ("refused.after_proof" if self.verified else "refused.before_proof"))
         self._begin()
         if self.verified:
             self._key = factory.refusals.deadlines.start(self._time_over)
+
+    def _note_failure(self) -> None:
+        """Name the peer in the log, unless its packets are datagrams, in which anybody writes any address."""
+        transport = self._protocol.transport
+        peer = transport.getPeer() if transport is not None else None
+        if getattr(peer, "type", "") == "TCP":
+            self._factory.failures.note(self._host)
 
     def read_ended(self) -> None:
         """The peer's FIN. It changes nothing that a stranger can see: the refusal has its own time."""
@@ -126,7 +136,7 @@ class GuardedFactory(Factory, Generic[P]):
     :ivar budget: of the memory that is kept for peers, where the server has one.
     :cvar prefix: what the names of this server's counters begin with.
     :param refusal_time: seconds from accept to the FIN of a refused connection (X2).
-    :ivar connections: those that are there now. :ivar verified: those of them that have proved themselves.
+    :ivar failures: the log of failed authentications. :ivar connections: those that are there now. :ivar verified: those of them that have proved themselves.
     """
 
     noisy = False
@@ -137,6 +147,7 @@ class GuardedFactory(Factory, Generic[P]):
         self.reactor = reactor
         self.admission = Admission(limits)
         self.refusals = Refusals(reactor, refusal_time)
+        self.failures = FailureLog(reactor, self.prefix.partition(".")[0])
         self.counters = counters
         self.connections: set[P] = set()
         self.verified: set[P] = set()

@@ -19,6 +19,7 @@ from mikanet.counters import Counters
 from mikanet.egress import Egress
 from mikanet.errors import RemoteProtocolError, reason_of
 from mikanet.guard.admission import AdmissionLimits
+from mikanet.guard.failures import FailureLog
 from mikanet.interfaces import ICarrier, ICarrierUser
 from mikanet.pickaxe import wire
 from mikanet.pickaxe.keys import Kdf, Secret
@@ -78,6 +79,7 @@ class PickaxeServer:
         self.config = config
         self.sessions: dict[bytes, ServerLink] = {}
         self.busy = BusySessions(self.sessions)
+        self.failures = FailureLog(reactor, "pickaxe")
         self._sweep_timer: IDelayedCall | None = None
         self._desk = LoginDesk(
             config.users,
@@ -147,6 +149,8 @@ class PickaxeServer:
         messages = session.receive(packet, path, now)
         if not session.proven:
             self.count("refused.packet")
+            if carrier.shakes_hands:
+                self.failures.note(carrier.host)
             return
         self._desk.proved(pending)
         if pending.user is None or not self._may_have(pending.user):

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mikanet.address import Address
 from mikanet.egress import Egress, EgressPolicy
 from mikanet.errors import DestinationError, Reason, ServerError
+from mikanet.guard.failures import FailureLog
 from mikanet.guard.targets import TargetLimits, Targets
 from mikanet.pickaxe import sending, wire
 from mikanet.pickaxe.client_logins import NOT_ANSWERED, NOT_PROVED
@@ -64,6 +65,34 @@ class LoginTests(SynchronousTestCase):
         self.assertIsNone(client.link)
         self.assertEqual(len(world.server.sessions), 0)
         self.assertEqual(world.said, [f"the server only {NOT_PROVED[1]}"])
+
+    def test_a_failed_login_is_in_the_server_s_log(self) -> None:
+        """With the address of a TCP connection, and none where the peer is a resolver or writes what it likes."""
+        for shakes_hands, expected in ((True, {"authentication failed from 192.0.2.7 (pickaxe)"}), (False, set())):
+            for start in ({"secret": Secret(Kdf.MIKANET, bytes(32))}, {"user": "nobody"}):
+                world = World()
+                lines: list[str] = []
+                world.server.failures = FailureLog(world.clock, "pickaxe", lines.append)
+                self.patch(MemoryCarrier, "shakes_hands", shakes_hands)
+                world.road("only")
+                world.start(seconds=2.0, **start)
+                self.assertEqual(set(lines), expected)
+                self.assertLessEqual(len(lines), 2)
+
+    def test_an_honest_login_leaves_no_line(self) -> None:
+        """Nor does a session that roams, ends, or is not known any more."""
+        world = World()
+        lines: list[str] = []
+        world.server.failures = FailureLog(world.clock, "pickaxe", lines.append)
+        world.road("only")
+        world.start()
+        world.roads[0].kill()
+        world.pass_time(3.0)
+        world.restart_server()
+        world.server.failures = FailureLog(world.clock, "pickaxe", lines.append)
+        world.pass_time(5.0)
+        self.assertIsNotNone(world.client.link)
+        self.assertEqual(lines, [])
 
     def test_a_wrong_client_beside_the_right_one(self) -> None:
         """Another client of the same name and network with a wrong password, started just before, locks nobody out."""
