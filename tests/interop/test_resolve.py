@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,83 +18,9 @@ from twisted.trial.unittest import TestCase
 from mikanet.dial import Dialer
 from mikanet.errors import DestinationError, Reason
 from mikanet.net.resolve import NameResolver, NameServers
-from mikanet.wire import dns
+from tests.lab.name_server import NameServer
 
 reactor: Any = global_reactor
-
-
-class NameServer:
-    """Answers A and AAAA over UDP and TCP on one port of loopback, by the first label of the name.
-
-    ``silent``: never. ``none``: NXDOMAIN. ``long``: too long for UDP. ``broken``: SERVFAIL. ``four``: no answer to AAAA.
-    ``forged``: first an answer with another number, another question, and one that is no message. Others: an address of each.
-    """
-
-    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind((host, port))
-        self.port = self.udp.getsockname()[1]
-        self.tcp = socket.create_server((host, self.port))
-        self.asked: list[str] = []
-        self.sources: set[tuple[str, int]] = set()
-        for run in (self._serve_udp, self._serve_tcp):
-            threading.Thread(target=run, daemon=True).start()
-
-    def close(self) -> None:
-        """Answer no more."""
-        self.udp.close()
-        self.tcp.close()
-
-    def _serve_udp(self) -> None:
-        while True:
-            try:
-                data, peer = self.udp.recvfrom(4096)
-            except OSError:
-                return
-            self.sources.add(peer)
-            for answer in self._answers(data, over_tcp=False):
-                self.udp.sendto(answer, peer)
-
-    def _serve_tcp(self) -> None:
-        while True:
-            try:
-                connection, _ = self.tcp.accept()
-            except OSError:
-                return
-            with connection:
-                length = struct.unpack("!H", connection.recv(2))[0]
-                for answer in self._answers(connection.recv(length), over_tcp=True):
-                    connection.sendall(struct.pack("!H", len(answer)) + answer)
-
-    def _answers(self, data: bytes, over_tcp: bool) -> list[bytes]:
-        message = dns.Message.decode(data)
-        question = message.questions[0]
-        name = dns.text_of(question.name)
-        label = name.partition(".")[0].rstrip("0123456789")
-        self.asked.append(name)
-        flags = dns.QR | dns.RD | dns.RA
-        address = b"\xc0\x00\x02\x01" if question.type == dns.A else bytes.fromhex("20010db8000000000000000000000001")
-        good = dns.Message(
-            message.ident, flags, [question], [dns.Record(question.name, question.type, address, 30)]
-        ).encode()
-        if label == "silent" or (label == "four" and question.type == dns.AAAA):
-            return []
-        if label == "none":
-            return [dns.Message(message.ident, flags | dns.NXDOMAIN, [question]).encode()]
-        if label == "broken":
-            return [dns.Message(message.ident, flags | dns.SERVFAIL, [question]).encode()]
-        if label == "long" and not over_tcp:
-            return [dns.Message(message.ident, flags | dns.TC, [question]).encode()]
-        if label == "forged":
-            evil = dns.Record(question.name, question.type, address[:-1] + b"\x66", 30)
-            other = dns.Question(dns.name_of("other.example"), question.type)
-            return [
-                dns.Message(message.ident ^ 0x1000, flags, [question], [evil]).encode(),
-                dns.Message(message.ident, flags, [other], [evil]).encode(),
-                b"\xff" * 40,
-                good,
-            ]
-        return [good]
 
 
 class LookUpTests(TestCase):

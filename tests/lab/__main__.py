@@ -11,6 +11,7 @@ _COMMANDS = {
     "fuzz": ("tests.lab.fuzz_command", "feed mutated inputs to the codecs"),
     "growth": ("tests.lab.growth_command", "measure what the worst inputs cost for each byte"),
     "load": ("tests.lab.load_command", "load a tunnel: clients, idle, slow, floods, a soak"),
+    "hostile": ("tests.lab.hostile", "one honest user beside forty hostile peers of each kind"),
     "quest": ("tests.lab.quest", "half handshakes by the thousand at a Megaki server, then clients"),
     "mika": ("tests.lab.mika_command", "the reliability figures of Mika"),
 }
