@@ -95,9 +95,15 @@ class _MikaClient(Filter):
         elif self.transport is not None:
             prompt.send(self.transport, data)
 
+    @property
+    def acknowledged(self) -> bool | None:
+        """On a link that has no reset, as KCP's: whether its peer has acknowledged anything. None on others."""
+        lower = self.transport
+        return bool(getattr(lower, "proven", False)) if getattr(lower, "silent_half_close", False) else None
+
     def _hear(self) -> None:
         self._heard = True
-        self._health.ended(self)
+        self._health.heard(self)
 
     def _end(self) -> None:
         """Send the end mark, and with it everything that still waits for the first flight."""

@@ -3,11 +3,14 @@
 A server that does not accept a header is silent for a minute and more, just as one whose target takes its time. So when a
 connection has had no byte for some seconds, the client asks for a target that no server opens, its own loopback, on another
 connection: a server that accepts our password and clock resets that one at once.
+
+KCP's wire has no reset, so over it there is no such question: what the silence may mean is said, and nobody is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol as TypingProtocol
 
 from twisted.internet import error
@@ -43,11 +46,26 @@ _CLOSING = (
     "(its --max-unverified-per-address)"
 )
 
+#: Over links without reset: least time between two words about silence, and how long a byte speaks for the server.
+REMIND_TIME = 60.0
+_NOTHING = (
+    "does not answer: check that it runs, that its UDP port can be reached, and that block, key, dshard and pshard are the "
+    "same there"
+)
+_KEEPS_SILENT = (
+    "takes our packets and answers nothing: if all targets are like that, check that the password, --method and --profile "
+    "are the same there, and that the clocks of both machines agree within 30 s"
+)
+
 _log = Logger()
 
 
 class Watched(TypingProtocol):
     """A connection to the server."""
+
+    @property
+    def acknowledged(self) -> bool | None:
+        """On a link without reset: whether its peer has acknowledged anything; None on others."""
 
     def abortConnection(self) -> None:
         """End at once with a reset."""
@@ -61,8 +79,11 @@ class Observer(TypingProtocol):
     def connected(self, connection: Watched) -> None:
         """One is established."""
 
+    def heard(self, connection: Watched) -> None:
+        """It has brought a byte."""
+
     def ended(self, connection: Watched) -> None:
-        """It has brought a byte, or is over."""
+        """It is over."""
 
 
 class ServerHealth:
@@ -89,6 +110,7 @@ class ServerHealth:
         self._again: IDelayedCall | None = None
         self._wanted_at = clock.seconds()
         self._suspect = False
+        self._heard_at = self._reminded_at = -REMIND_TIME
 
     # -- of connections
 
@@ -110,12 +132,17 @@ class ServerHealth:
 
     def connected(self, connection: Watched) -> None:
         """A connection is established; from now on it is silent."""
-        self._silent[connection] = self._silences.start(self._silence)
+        self._silent[connection] = self._silences.start(partial(self._silence, connection))
         if self._suspect:
             self._ask()
 
+    def heard(self, connection: Watched) -> None:
+        """It has brought a byte, so the server lets us in."""
+        self._heard_at = self._clock.seconds()
+        self.ended(connection)
+
     def ended(self, connection: Watched) -> None:
-        """It has brought a byte, or is over; telling so again is no error."""
+        """It is over, or silent no more; telling so again is no error."""
         key = self._silent.pop(connection, None)
         if key is not None:
             self._silences.cancel(key)
@@ -137,9 +164,19 @@ class ServerHealth:
         if probe is not None:
             probe.cancel()
 
-    def _silence(self) -> None:
-        if self.profile is not Profile.GO:  # whose server ends a refused target and a wrong password alike
+    def _silence(self, connection: Watched) -> None:
+        acknowledged = connection.acknowledged
+        if acknowledged is not None:
+            self._remind(acknowledged)
+        elif self.profile is not Profile.GO:  # whose server ends a refused target and a wrong password alike
             self._ask()
+
+    def _remind(self, acknowledged: bool) -> None:
+        """A link without reset is silent: say what that may mean, unless the server has let us in lately."""
+        now = self._clock.seconds()
+        if now - max(self._heard_at, self._reminded_at) >= REMIND_TIME:
+            self._reminded_at = now
+            self.state.remark(_KEEPS_SILENT if acknowledged else _NOTHING)
 
     def _ask(self, tell: bool = False) -> None:
         if self._probe is None and self._again is None:
@@ -156,6 +193,13 @@ class ServerHealth:
         if tell:
             knows = "connected to" if self.profile is Profile.GO else "password and clock are right at"
             _log.info("{knows} {server}, {ms:.0f} ms", knows=knows, server=self.state.name, ms=seconds * 1000)
+
+    def unanswerable(self, probe: _Probe) -> None:
+        """The link has no way to tell."""
+        if probe is self._probe:
+            self._probe = None
+            self._suspect = False
+            self.state.usable()
 
     def refused(self, probe: _Probe, problem: Failure | None, closed: bool) -> None:
         """It cannot be reached, closes the connection, or is silent."""
@@ -192,6 +236,9 @@ class _Unwatched:
     def connected(self, connection: Watched) -> None:
         """Nothing."""
 
+    def heard(self, connection: Watched) -> None:
+        """Nothing."""
+
     def ended(self, connection: Watched) -> None:
         """Nothing."""
 
@@ -221,7 +268,11 @@ class _Probe(Protocol):
 
     def connectionMade(self) -> None:
         """The header leaves now."""
-        if self._only_connect:
+        if self.transport.acknowledged is not None:  # type: ignore[union-attr]  # a filter of ours
+            self._over = True
+            self._let_go()
+            self._health.unanswerable(self)
+        elif self._only_connect:
             self._end(good=True)
 
     def dataReceived(self, data: bytes) -> None:

@@ -79,6 +79,10 @@ class ServerState:
             self._said_at = -REPEAT_TIME
             self._report(f"the server {self.name} can be used again")
 
+    def remark(self, text: str) -> None:
+        """Something that the user should look at; nobody is refused for it. As :meth:`failed`."""
+        self._say(f"the server {self.name} {text}")
+
     def wait(self, call: Callable[[ServerError], object]) -> None:
         """Have ``call`` called when there is trouble, once, until :meth:`wait_no_more`."""
         self._waiting[call] = None

@@ -3,8 +3,9 @@
 The honest user sends small requests over an established tunnel, one every 20 ms whether or not the last was answered
 (an open loop: what waits counts from when it was due), and makes a new connection five times a second. He is measured
 alone first, then beside each kind of :mod:`tests.lab.hostile_peers`, which runs in a process of its own and, where its
-peers are users, through a client of their own from another network. His 99th percentile may be 200 ms, what he has
-alone apart, and nothing of his may be lost. asyncio; loopback only.
+peers are users, through a client of their own from another network. His 99th percentile may be 200 ms more than alone,
+and nothing of his may be lost. Two processors are shared by five processes here, so what is too much is measured up to
+twice more, with a new look at what he has alone: a fault is what shows each time. asyncio; loopback only.
 """
 
 from __future__ import annotations
@@ -34,14 +35,16 @@ from tests.lab.load import percentile
 from tests.lab.name_server import NameServer
 from tests.lab.target import Target, abort, connect, receive
 from tests.lab.tunnels import MikaTunnel, NitroSocksTunnel, PaqetTunnel, PickaxeTunnel, Tunnel
-from tests.support.processes import Process, TwistdProcess, cpu, free_port
+from tests.support.processes import Process, TwistdProcess, cpu, free_port, wait_listening
 
 #: Most that the 99th percentile may be above what it is alone, in seconds.
 MOST = 0.2
 #: Seconds between two requests, and between two new connections.
 REQUEST_EVERY, CONNECT_EVERY = 0.02, 0.2
-#: After the load begins, and for what is still under way at the end (seconds).
-_RAMP, _REST = 1.0, 5.0
+#: After the load begins, before its end, and for what is still under way at the end (seconds).
+_RAMP, _MARGIN, _REST = 1.0, 0.5, 5.0
+#: Measurements that a fault must show in.
+_TIMES = 3
 #: Where the name server is that knows some names and never answers for others.
 _NAME_SERVER = "127.0.0.153"
 
@@ -111,7 +114,9 @@ class Row:
         return found
 
     def __str__(self) -> str:
-        times = [1000 * percentile(values, share) for values in (self.requests, self.connections) for share in (0.5, 0.99)]
+        times = [
+            1000 * percentile(values, share) for values in (self.requests, self.connections) for share in (0.5, 0.99)
+        ]
         texts = "".join(f"{value:9.1f}" for value in times)
         return f"{self.kind:16}{texts}{self.lost:6}{self.done:9}{100 * self.cpu:6.0f} %"
 
@@ -253,14 +258,9 @@ class MikaKcpTunnel(MikaTunnel):
 
     def start_server(self, env: dict[str, str] | None = None, before: str = "") -> TwistdProcess:
         """Over UDP there is no TCP port to wait for."""
-        port, self.server_port = self.server_port, 0
-        self._kcp_port = port
         (self.folder / "server").mkdir(exist_ok=True)
-        self.server_port = port
         self.server = TwistdProcess(self.server_args(), cwd=self.folder / "server", env=env, before=before)
-        from tests.support.processes import wait_listening
-
-        wait_listening(port, udp=True, process=self.server)
+        wait_listening(self.server_port, udp=True, process=self.server)
         return self.server
 
     def server_args(self) -> list[str]:
@@ -320,6 +320,18 @@ _TUNNELS: dict[str, tuple[type[Tunnel], tuple[str, ...]]] = {
 _MEGAKI = ("garbage", "crumbs", "half-handshakes", "resuming", "left-requests")
 #: Kinds by system.
 SYSTEMS = {name: kinds for name, (_, kinds) in _TUNNELS.items()} | {"megaki": _MEGAKI}
+
+#: Those that cost most where they were not bounded, for a look in short.
+SHORT = {
+    "mika": ("unread", "abandoned"),
+    "mika-kcp": ("codes", "early-segments"),
+    "pickaxe": ("fragments", "logins"),
+    "pickaxe-draft": ("proofs",),
+    "pickaxe-http": ("requests",),
+    "nitrosocks": ("hellos", "silent-names"),
+    "paqet": ("forged", "black-hole"),
+    "megaki": ("resuming", "left-requests"),
+}
 
 
 @contextlib.contextmanager
@@ -388,7 +400,7 @@ def _hostile_client(tunnel: Tunnel, stack: contextlib.ExitStack) -> int:
 
 async def beside(honest: Honest, facts: Facts, kind: str, pid: int, seconds: float) -> Row:
     """The honest user beside one kind."""
-    lasts = seconds + _RAMP + 2.0
+    lasts = seconds + _RAMP + _MARGIN
     command = [sys.executable, "-m", "tests.lab.hostile_peers", kind, json.dumps(dataclasses.asdict(facts)), str(lasts)]
     with Process(command) as hostile:
         await asyncio.sleep(_RAMP)
@@ -410,13 +422,21 @@ async def run(system: str, kinds: Sequence[str], seconds: float, show: Callable[
         await honest.start()  # sessions are established, code is warm
         await honest.connect(0)
         await honest.stop()
-        alone = await measure(honest, "alone", seconds)
-        show(alone)
-        faults = alone.faults(alone)
+        first = await measure(honest, "alone", seconds)
+        show(first)
+        faults = first.faults(first)
         for kind in kinds:
-            row = await beside(honest, facts, kind, pid, seconds)
-            show(row)
-            faults += row.faults(alone)
+            alone = first
+            for turn in range(_TIMES):
+                if turn:
+                    alone = await measure(honest, "alone again", seconds)
+                    show(alone)
+                row = await beside(honest, facts, kind, pid, seconds)
+                show(row)
+                found = row.faults(alone)
+                if not found:
+                    break
+            faults += found
     return [f"{system}: {fault}" for fault in faults]
 
 

@@ -149,7 +149,9 @@ async def fragments(peers: Peers, number: int) -> None:
     async with peers.line(number) as (reader, writer):
         sid = await _login(peers, reader, writer, "alice")
         for start in range(0, 60_000 - BATCH * step, BATCH * step):
-            head = [struct.pack("<B4sHBHH", pickaxe.FRAGMENT, sid, 1, 0, 60_000, start + step * n) for n in range(BATCH)]
+            head = [
+                struct.pack("<B4sHBHH", pickaxe.FRAGMENT, sid, 1, 0, 60_000, start + step * n) for n in range(BATCH)
+            ]
             writer.write(frame([each + bytes(size) for each in head]))
             peers.done += BATCH
             await writer.drain()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -26,11 +27,17 @@ class NameServer:
         self.tcp = socket.create_server((host, self.port))
         self.asked: list[str] = []
         self.sources: set[tuple[str, int]] = set()
-        for run in (self._serve_udp, self._serve_tcp):
-            threading.Thread(target=run, daemon=True).start()
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._serve_udp, self._serve_tcp)]
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """Answer no more."""
+        """Answer no more, and leave the port."""
+        for sock in (self.udp, self.tcp):
+            with contextlib.suppress(OSError):  # not connected, says UDP, and wakes the thread all the same
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
         self.udp.close()
         self.tcp.close()
 
@@ -40,6 +47,8 @@ class NameServer:
                 data, peer = self.udp.recvfrom(4096)
             except OSError:
                 return
+            if not data:
+                return  # shut down
             self.sources.add(peer)
             for answer in self._answers(data, over_tcp=False):
                 self.udp.sendto(answer, peer)

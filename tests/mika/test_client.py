@@ -45,6 +45,9 @@ class Unobserved:
     def connected(self, connection: Any) -> None:
         """Nothing."""
 
+    def heard(self, connection: Any) -> None:
+        """Nothing."""
+
     def ended(self, connection: Any) -> None:
         """Nothing."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -20,6 +21,16 @@ from tests.mika.test_client import TARGET, config, server
 from tests.support.transports import DONE, LOST, MemoryTransport
 
 
+class KcpTransport(MemoryTransport):
+    """One whose peer's reset does not arrive."""
+
+    silent_half_close = True
+
+    def __init__(self, proven: bool) -> None:
+        super().__init__()
+        self.proven = proven
+
+
 class Server:
     """An endpoint whose connections are in memory.
 
@@ -28,6 +39,7 @@ class Server:
 
     def __init__(self) -> None:
         self.transports: list[MemoryTransport] = []
+        self.make: Callable[[], MemoryTransport] = MemoryTransport
         self.failing: Exception | None = None
         self.black = False
         self.cancelled = 0
@@ -38,7 +50,7 @@ class Server:
             return Deferred(lambda _: setattr(self, "cancelled", self.cancelled + 1))
         if self.failing is not None:
             return fail(self.failing)
-        transport = MemoryTransport()
+        transport = self.make()
         self.transports.append(transport)
         return succeed(transport.connect(factory.buildProtocol(None)))
 
@@ -90,6 +102,38 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual(len(upper.lost), 1)
         failure = self.failureResultOf(self.connect(), ServerError)
         self.assertIn("the tunnel's server accepts connections and answers nothing", str(failure.value))
+
+    def test_a_link_without_reset(self) -> None:
+        """Over KCP nothing can be asked: doors stay open however long a target is silent, and the log says what to check."""
+        for proven, words in ((True, "password"), (False, "block, key")):
+            self.setUp()
+            self.server.make = lambda proven=proven: KcpTransport(proven)
+            self.tunnel.health.start()
+            upper = self.successResultOf(self.connect())
+            self.clock.advance(4)
+            self.assertEqual(self.said, [])
+            self.clock.pump([1.5] * 10)
+            self.assertEqual((len(self.said), upper.lost), (1, []))
+            self.assertIn(words, self.said[0])
+            for _ in range(30):
+                self.successResultOf(self.connect())
+                self.clock.advance(1)
+            self.assertEqual(len(self.said), 1)
+            probe = self.server.transports.pop(0)
+            self.assertEqual((probe.bytes_written, probe.aborted), (b"", True))
+            self.assertNotIn(Address("::1", 1), self.asked())
+            self.tunnel.health.stop()
+
+    def test_a_link_without_reset_that_works(self) -> None:
+        """Over KCP nothing is said of a silent target when others have answered within the last minute."""
+        self.server.make = lambda: KcpTransport(True)
+        self.connect()
+        end = server(self.profile)
+        end.receive(self.server.transports[0].bytes_written)
+        self.server.transports[0].receive(end.send(b"x"))
+        self.connect()
+        self.clock.pump([1.0] * 30)
+        self.assertEqual(self.said, [])
 
     def test_asking_again(self) -> None:
         """Every five seconds, as long as somebody wants a connection; when the server lets us in all is well at once."""
