@@ -15,6 +15,8 @@ setup(
     description="Five secure tunnels as one Twisted toolbox",
     long_description=(Path(__file__).parent / "README.rst").read_text(encoding="utf-8"),
     long_description_content_type="text/x-rst",
+    license="MIT",
+    license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=[*find_packages(include=["mikanet", "mikanet.*"]), "twisted.plugins"],
     package_dir={"": "."},
@@ -38,7 +40,7 @@ setup(
     ],
     extras_require={
         "test": ["hypothesis>=6.100", "pycryptodome>=3.20"],
-        "docs": ["Sphinx>=7"],
+        "docs": ["Sphinx>=7", "furo>=2024.8.6"],
         "pcap": ["pcap-ct>=1.3.0b3"],
     },
     entry_points={"console_scripts": ["mikanet = mikanet.cli.main:main"]},

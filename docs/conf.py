@@ -1,4 +1,4 @@
-"""Sphinx settings: only what comes with Sphinx, and nothing that needs a network."""
+"""Sphinx settings: Sphinx, the theme of the extra ``docs``, and nothing that needs a network."""
 
 import sys
 from pathlib import Path
@@ -11,8 +11,11 @@ project = "mikanet"
 version = release = __version__
 extensions = ["changelog"]
 exclude_patterns = ["_build", "changes"]
-html_theme = "alabaster"
-html_theme_options = {"description": "Five secure tunnels as one Twisted toolbox", "page_width": "72em"}
+html_theme = "furo"
+html_title = f"mikanet {version}"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+html_theme_options = {"sidebar_hide_name": False, "navigation_with_keys": True}
 html_show_copyright = False
 smartquotes = False
 highlight_language = "none"

@@ -12,7 +12,7 @@ from typing import Any
 from twisted.plugin import IPlugin
 from twisted.trial.unittest import SynchronousTestCase
 
-from mikanet.cli.main import COMMANDS
+from mikanet.cli.main import COMMANDS, PROGRAMS
 from mikanet.mika import tap_client, tap_server
 from mikanet.service.options import Options
 
@@ -105,31 +105,52 @@ class EndpointTests(SynchronousTestCase):
 
 
 class UnitFileTests(SynchronousTestCase):
-    """The systemd unit of the how-to."""
+    """The units for systemd of the how-tos."""
 
     def setUp(self) -> None:
-        """Read it."""
-        lines = (DOCS / "howto" / "mika-server.service").read_text(encoding="utf-8").splitlines()
-        self.unit = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+        """Read them."""
+        self.units: dict[str, dict[str, str]] = {}
+        for file in (DOCS / "howto" / "units").glob("*.service"):
+            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+            self.units[file.stem] = dict(line.split("=", 1) for line in lines if "=" in line)
+
+    def test_every_program_has_one(self) -> None:
+        """Servers and clients of all systems, and of kcptun; each is on the page that offers them."""
+        programs = {name for name, _ in PROGRAMS} | {"kcptun-server", "kcptun-client"}
+        self.assertEqual(set(self.units), programs)
+        page = (DOCS / "howto" / "units.rst").read_text(encoding="utf-8")
+        for name in programs:
+            self.assertIn(f"<units/{name}.service>", page)
+
+    def test_command_lines(self) -> None:
+        """Each runs its program with options that the program takes."""
+        programs = all_programs()
+        for name, unit in self.units.items():
+            path, command, *words = shlex.split(unit["ExecStart"])
+            self.assertEqual((path, command), ("/usr/local/lib/mikanet/bin/mikanet", name))
+            options = programs.get(name) or programs[f"mikanet {name}"]
+            for word in words:
+                if word.startswith("--"):
+                    self.assertIn(word.removeprefix("--"), taken_options(options), name)
 
     def test_time_to_drain(self) -> None:
-        """systemd waits longer than the server drains."""
-        self.assertGreater(float(self.unit["TimeoutStopSec"]), float(tap_server.Options().defaults["drain-time"]))
+        """systemd waits longer than the programs drain."""
+        for name, unit in self.units.items():
+            self.assertGreater(float(unit["TimeoutStopSec"]), float(tap_server.Options().defaults["drain-time"]), name)
+
+    def test_reload(self) -> None:
+        """A unit has a reload where SIGHUP loads something anew."""
+        reloading = {name for name, unit in self.units.items() if "ExecReload" in unit}
+        self.assertEqual(reloading, {"nitrosocks-server", "megaki-server"})
 
     def test_hardening(self) -> None:
-        """The unit has what the security page leans on (X9)."""
-        self.assertEqual(self.unit["NoNewPrivileges"], "yes")
-        self.assertEqual(self.unit["ProtectSystem"], "strict")
-        self.assertEqual(self.unit["LimitNOFILE"], "65536")
-        self.assertEqual(f"/var/lib/{self.unit['StateDirectory']}", self.unit["WorkingDirectory"])
-
-    def test_command_line(self) -> None:
-        """The server takes the options of the unit."""
-        words = shlex.split(self.unit["ExecStart"])
-        arguments = words[words.index("mika-server") + 1 :]
-        names = [word.removeprefix("--") for word in arguments if word.startswith("--")]
-        self.assertLessEqual(set(names), taken_options(tap_server.Options))
-        self.assertIn(self.unit["WorkingDirectory"], arguments)
+        """The units have what the security page leans on (X9)."""
+        for name, unit in self.units.items():
+            self.assertEqual(unit["NoNewPrivileges"], "yes", name)
+            self.assertEqual(unit["ProtectSystem"], "strict", name)
+            self.assertEqual(unit["LimitNOFILE"], "65536", name)
+            self.assertEqual(f"/var/lib/{unit['StateDirectory']}", unit["WorkingDirectory"], name)
+            self.assertEqual(unit["User"], "mikanet", name)
 
 
 class ExampleTests(SynchronousTestCase):

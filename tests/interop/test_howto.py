@@ -88,7 +88,7 @@ class HowToTestCase(SynchronousTestCase):
 def command_lines(page: str, program: str) -> list[list[str]]:
     """The arguments of a program in the literal blocks of a page, as a shell would split them."""
     text = (HOWTO / page).read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = re.findall(rf"^    \S*twistd -n --pidfile= {program} (.*)$", text, re.MULTILINE)
+    lines = re.findall(rf"^    \S*mikanet {program} (.*)$", text, re.MULTILINE)
     return [shlex.split(line) for line in lines]
 
 
@@ -103,7 +103,7 @@ class ServerTests(HowToTestCase):
     def test_the_unit_and_the_client(self) -> None:
         """The unit's own command line, with other paths, serves the client of the page; curl comes through both doors."""
         password, port, http = self.password("password"), free_port(), free_port()
-        text = (HOWTO / "mika-server.service").read_text(encoding="utf-8")
+        text = (HOWTO / "units" / "mika-server.service").read_text(encoding="utf-8")
         words = shlex.split(re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)[0])
         swaps = {
             "tcp:8388": f"tcp:{port}",
