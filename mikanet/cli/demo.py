@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import socketserver
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +19,10 @@ from typing import Any, ClassVar, cast
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
-from twisted.internet.interfaces import IConsumer, IListeningPort, IPullProducer
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import react
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from mikanet.address import Address
 from mikanet.cli.genkey import new_secret
@@ -70,7 +70,7 @@ async def _demo(reactor: Any, folder: Path, megabytes: int, once: bool) -> None:
     password_file = folder / "password"
     write_private_file(password_file, new_secret().encode() + b"\n")
     size = megabytes * 1_000_000
-    web = await _listen(reactor, _WebFactory(size))
+    web = _Web(size)
     server_port, socks_port = _free_port(), _free_port()
     server = _start(
         tap_server,
@@ -85,7 +85,7 @@ async def _demo(reactor: Any, folder: Path, megabytes: int, once: bool) -> None:
         + ["--socks", f"tcp:{socks_port}:interface=127.0.0.1", "--drain-time", "0"],
     )
     print("A Mika server and a Mika client run on this machine now, with a fresh password.")
-    web_port = web.getHost().port  # type: ignore[attr-defined]  # a TCP port's address has one
+    web_port = int(web.server_address[1])
     await _measure(reactor, socks_port, web_port, size)
     print()
     print("Try it yourself:")
@@ -100,7 +100,8 @@ async def _demo(reactor: Any, folder: Path, megabytes: int, once: bool) -> None:
         await _until_stopped(reactor)
     for service in (client, server):
         await cast(Deferred[None], service.stopService())
-    await cast(Deferred[None], web.stopListening())
+    web.shutdown()
+    web.server_close()
 
 
 def _start(tap: Any, reactor: Any, arguments: list[str]) -> IService:
@@ -164,43 +165,34 @@ class _Download(Protocol):
         self.done.callback((self._got, self._hash.hexdigest()))
 
 
-@implementer(IPullProducer)
-class _Web(Protocol):
-    """A web server with one page of a given size."""
+class _Web(socketserver.ThreadingTCPServer):
+    """A web server with one page of a given size; on threads, because a server's own reactor's ports are not for its clients."""
+
+    daemon_threads = True
 
     def __init__(self, size: int) -> None:
-        self._left = size
-        self._request = b""
-
-    def dataReceived(self, data: bytes) -> None:
-        self._request = (self._request + data)[-4096:]
-        if b"\r\n\r\n" in self._request:
-            assert self.transport is not None
-            head = f"HTTP/1.1 200 OK\r\nContent-Length: {self._left}\r\nConnection: close\r\n\r\n"
-            self.transport.write(head.encode())
-            cast(IConsumer, self.transport).registerProducer(self, False)
-            self._request = b""
-
-    def resumeProducing(self) -> None:
-        assert self.transport is not None
-        self.transport.write(_BLOCK[: self._left])
-        self._left -= min(self._left, len(_BLOCK))
-        if not self._left:
-            cast(IConsumer, self.transport).unregisterProducer()
-            self.transport.loseConnection()
-
-    def stopProducing(self) -> None:
-        self._left = 0
+        self.size = size
+        super().__init__(("127.0.0.1", 0), _Page)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
-class _WebFactory(Factory):
-    noisy = False
+class _Page(socketserver.StreamRequestHandler):
+    """One request, and the page."""
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-
-    def buildProtocol(self, addr: object) -> Protocol:
-        return _Web(self._size)
+    def handle(self) -> None:
+        """Read the request's head, then write."""
+        web = cast(_Web, self.server)
+        while self.rfile.readline(4096).strip():
+            pass
+        left = web.size
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {left}\r\nConnection: close\r\n\r\n"
+        try:
+            self.request.sendall(head.encode())
+            while left:
+                self.request.sendall(_BLOCK[:left])
+                left -= min(left, len(_BLOCK))
+        except ConnectionError:
+            pass  # whoever asked has seen enough
 
 
 def _expected_digest(size: int) -> str:
@@ -209,10 +201,6 @@ def _expected_digest(size: int) -> str:
         digest.update(_BLOCK)
     digest.update(_BLOCK[: size % len(_BLOCK)])
     return digest.hexdigest()
-
-
-async def _listen(reactor: Any, factory: Factory) -> IListeningPort:
-    return cast(IListeningPort, await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory))
 
 
 def _free_port() -> int:
