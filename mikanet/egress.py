@@ -13,19 +13,25 @@ import socket
 import time
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IListeningPort, IProtocol, IProtocolFactory
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mikanet.address import Address, IPAddress, parse_port
 from mikanet.dial import CONNECT_TIMEOUT, MAX_ATTEMPTS, Dialer, Racing
-from mikanet.errors import ConfigError, DestinationError, Reason
+from mikanet.errors import ConfigError, DestinationError, Reason, reason_of
 from mikanet.guard.targets import Place, Targets, limits_below
 from mikanet.net.resolve import resolver_of
 from mikanet.relay import RelayEnd
+
+T = TypeVar("T")
+
+_log = Logger()
 
 #: Special-purpose networks (RFC 6890 and its registries) that some versions of Python take for public.
 _SPECIAL = tuple(
@@ -182,12 +188,19 @@ class Egress:
     :param reactor: provides IReactorTCP, IReactorTime and IReactorPluggableNameResolver.
     :param timeout: seconds that each connection attempt may take.
     :param targets: what is open; if not given, within this process's limit of open files as it is at the first target.
+    :param verbose: log each target with who wanted it and what became of it.
     """
 
     def __init__(
-        self, reactor: Any, policy: EgressPolicy, timeout: float = CONNECT_TIMEOUT, targets: Targets | None = None
+        self,
+        reactor: Any,
+        policy: EgressPolicy,
+        timeout: float = CONNECT_TIMEOUT,
+        targets: Targets | None = None,
+        verbose: bool = False,
     ) -> None:
         self.policy = policy
+        self.verbose = verbose
         self._targets = targets
         self._names = resolver_of(reactor)
         self._dialer = Dialer(reactor, timeout)
@@ -207,6 +220,10 @@ class Egress:
 
         :param user: who wants it, so that one user's look-ups do not hold up those of others, nor take all open files.
         """
+        connecting = self._connect(destination, factory, user)
+        return self._told(connecting, "TCP", destination, user, "connected") if self.verbose else connecting
+
+    def _connect(self, destination: Address, factory: IProtocolFactory, user: Hashable) -> Deferred[IProtocol]:
         ip, port = destination.ip, destination.port
         if ip is not None:
             if not self.policy.permits(ip, port):
@@ -214,6 +231,31 @@ class Egress:
             return self._dial([ip], port, factory, user)
         finding = self._names.resolve(destination.host, user).addCallback(self._permitted, port)
         return finding.addCallback(self._dial, port, factory, user)
+
+    def _told(self, attempt: Deferred[T], kind: str, destination: Address, user: Hashable, success: str) -> Deferred[T]:
+        """Log what becomes of a target."""
+        began = self._dialer.reactor.seconds()
+
+        def tell(outcome: str) -> None:
+            _log.info(
+                "{user} -> {destination} {kind}: {outcome}, {ms:.0f} ms",
+                user=user or "client",
+                destination=str(destination),
+                kind=kind,
+                outcome=outcome,
+                ms=(self._dialer.reactor.seconds() - began) * 1000,
+            )
+
+        def failed(failure: Failure) -> Failure:
+            gone = failure.check(CancelledError, ConnectingCancelledError)
+            tell("given up by the client" if gone else reason_of(failure.value).value)
+            return failure
+
+        def done(result: T) -> T:
+            tell(success)
+            return result
+
+        return attempt.addCallbacks(done, failed)
 
     def _dial(
         self, addresses: Sequence[IPAddress], port: int, factory: IProtocolFactory, user: Hashable
@@ -232,7 +274,8 @@ class Egress:
         The Deferred fails with :class:`DestinationError`.
         """
         # An IP address is its own answer there.
-        return self._names.resolve(destination.host, user).addCallback(self._permitted, destination.port)
+        finding = self._names.resolve(destination.host, user).addCallback(self._permitted, destination.port)
+        return self._told(finding, "UDP", destination, user, "open") if self.verbose else finding
 
     def _permitted(self, addresses: Sequence[IPAddress], port: int) -> list[IPAddress]:
         permitted = [ip for ip in addresses if self.policy.permits(ip, port)]

@@ -45,13 +45,15 @@ class MemoryBudget:
 
     :ivar used: an upper bound of the bytes in relay buffers now.
     :ivar half_closed: ends relays that are half-closed and silent, if there is one.
+    :ivar up: bytes that all relays have carried towards targets. :ivar down: the same from targets.
     """
 
-    __slots__ = ("half_closed", "limit", "used")
+    __slots__ = ("down", "half_closed", "limit", "up", "used")
 
     def __init__(self, limit: int, half_closed: HalfClosed | None = None) -> None:
         self.limit = limit
         self.used = 0
+        self.up = self.down = 0
         self.half_closed = half_closed
 
     @property
@@ -80,12 +82,19 @@ class RelayEnd(Protocol):
     _write_ended = False
     _lost = False
     _paused = False
+    #: Whether what arrives here comes from the target's side.
+    faces_target = False
     # For HalfClosed; starts as True so that an end which nobody watches sets nothing.
     heard = True
 
     def dataReceived(self, data: bytes) -> None:
         """Pass bytes on, or hold them until there is someone to pass them to."""
-        peer = self.peer
+        peer, budget = self.peer, self.budget
+        if budget is not None:
+            if self.faces_target:
+                budget.down += len(data)
+            else:
+                budget.up += len(data)
         if not self.heard:
             self.heard = True
         if peer is not None:
@@ -294,6 +303,8 @@ class _TargetFactory(Factory):
 
 class _TargetEnd(RelayEnd):
     """The target's end of a relay."""
+
+    faces_target = True
 
     def connectionMade(self) -> None:
         assert self.transport is not None

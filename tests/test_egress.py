@@ -15,6 +15,7 @@ from twisted.internet.error import ConnectionRefusedError as TwistedRefused
 from twisted.internet.interfaces import IHostnameResolver, IReactorPluggableNameResolver
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -288,6 +289,35 @@ class EgressTests(SynchronousTestCase):
         connecting = Egress(reactor, EgressPolicy()).connect(Address("8.8.8.8", 80), self.factory)
         reactor.tcpClients[0][2].clientConnectionFailed(reactor.connectors[0], Failure(TwistedRefused()))
         self.failureResultOf(connecting, TwistedRefused)
+
+    def test_outcomes_are_logged(self) -> None:
+        """With the option: who wanted what, and what became of it; without it nothing."""
+        lines: list[str] = []
+        observer = lambda event: lines.append(formatEvent(event))  # noqa: E731
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        for verbose in (False, True):
+            reactor = Resolving(["192.0.2.1"], ["9.9.9.9"])
+            egress = Egress(reactor, EgressPolicy(), verbose=verbose)
+            self.failureResultOf(egress.connect(Address("127.0.0.1", 1), self.factory, "alice"), DestinationError)
+            self.failureResultOf(egress.connect(Address("a.example", 80), self.factory, "bob"), DestinationError)
+            self.successResultOf(egress.find(Address("b.example", 53), "carol"))
+            refused = egress.connect(Address("8.8.8.8", 80), self.factory)
+            reactor.advance(0.012)
+            reactor.tcpClients[0][2].clientConnectionFailed(reactor.connectors[0], Failure(TwistedRefused()))
+            self.failureResultOf(refused, TwistedRefused)
+            egress.connect(Address("8.8.4.4", 80), self.factory, "dave").addErrback(lambda _: None).cancel()
+            self.assertEqual(len(lines), 5 if verbose else 0, lines)
+        self.assertEqual(
+            lines,
+            [
+                "alice -> 127.0.0.1:1 TCP: refused by policy, 0 ms",
+                "bob -> a.example:80 TCP: refused by policy, 0 ms",
+                "carol -> b.example:53 UDP: open, 0 ms",
+                "client -> 8.8.8.8:80 TCP: connection refused, 12 ms",
+                "dave -> 8.8.4.4:80 TCP: given up by the client, 0 ms",
+            ],
+        )
 
     def test_resolve(self) -> None:
         """For datagrams the permitted addresses are given."""

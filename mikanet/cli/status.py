@@ -35,13 +35,46 @@ def table(services: Iterable[Mapping[str, Any]]) -> list[str]:
     """The lines of a table, a block for each service."""
     lines: list[str] = []
     for service in services:
-        lines.append(_printable(f"{service['service']} (process {service['pid']})"))
+        lines.append(_printable(f"{service['service']} (process {service['pid']}){_summary(service)}"))
         counters = service["counters"]
         width = max(map(len, counters), default=0)
         lines += [_printable(f"  {name:<{width}}  {value:>12,}") for name, value in sorted(counters.items())]
         if not counters:
             lines.append("  nothing counted yet")
     return lines
+
+
+def _summary(service: Mapping[str, Any]) -> str:
+    """How long it has been running, how many connections there are, and what was carried."""
+    said = []
+    if "uptime" in service:
+        said.append(f"up {format_time(int(service['uptime']))}")
+    if "connections" in service:
+        said.append(f"{int(service['connections']):,} connections")
+    if "bytes_up" in service:
+        said.append(f"{format_bytes(int(service['bytes_up']))} up")
+        said.append(f"{format_bytes(int(service['bytes_down']))} down")
+    return f": {', '.join(said)}" if said else ""
+
+
+def format_time(seconds: int) -> str:
+    """Seconds in the two largest units that they fill."""
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    parts: list[str] = []
+    for name, size in units:
+        if seconds >= size or (name == "s" and not parts):
+            parts.append(f"{seconds // size} {name}")
+            seconds %= size
+    return " ".join(parts[:2])
+
+
+def format_bytes(count: float) -> str:
+    """Bytes with three digits and a unit of a power of 1000."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
 
 
 def _printable(line: str) -> str:

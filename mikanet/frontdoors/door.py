@@ -291,6 +291,7 @@ class FarEnd(RelayEnd):
     :ivar dial: the attempt that this connection came from.
     """
 
+    faces_target = True
     dial: Dial
 
     def connectionMade(self) -> None:

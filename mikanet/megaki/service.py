@@ -83,7 +83,7 @@ def make_server(reactor: Any, settings: MegakiServerSettings) -> MegakiServerSer
     for child in (
         ListeningService(settings.listen, settings.endpoint, factory, "megaki server"),
         ReportingService(reactor, counters),
-        CountersService(reactor, "megaki-server", counters.snapshot),
+        CountersService(reactor, "megaki-server", counters.snapshot, service),
     ):
         child.setServiceParent(service)  # type: ignore[no-untyped-call]  # untyped in Twisted
     return service
@@ -188,7 +188,7 @@ def make_client(reactor: Any, settings: MegakiClientSettings) -> DrainingService
     for child in (
         ListeningService(settings.listen_text, settings.listen, site, "megaki gateway"),
         ReportingService(reactor, counters),
-        CountersService(reactor, "megaki-client", counters.snapshot),
+        CountersService(reactor, "megaki-client", counters.snapshot, service),
     ):
         child.setServiceParent(service)  # type: ignore[no-untyped-call]  # untyped in Twisted
     return service

@@ -45,7 +45,6 @@ class MikaServerConfig:
 
     :ivar refusal_time: seconds from accept to the FIN of a refused connection (X2).
     :ivar wall_clock: Unix time, as the protocol sends it.
-    :ivar log_destinations: whether targets are named in the log.
     """
 
     keys: Keys
@@ -56,7 +55,6 @@ class MikaServerConfig:
     budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(512 * 1024 * 1024))
     counters: Counters = field(default_factory=Counters)
     wall_clock: Callable[[], float] = time.time
-    log_destinations: bool = False
 
 
 class MikaServerProtocol(RelayEnd):
@@ -160,8 +158,6 @@ class MikaServerProtocol(RelayEnd):
         RelayEnd.dataReceived(self, data)
 
     def _dial(self, destination: Address) -> None:
-        if self.factory.config.log_destinations:
-            _log.info("{client} -> {destination}", client=self._host, destination=destination)
         self._dialling = self.factory.config.egress.connect(destination, TARGETS, address_group(self._host))
         self._dialling.addCallbacks(self._dialled, self._fail_target)
 

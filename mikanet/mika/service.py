@@ -47,20 +47,19 @@ def make_server(reactor: Any, settings: MikaServerSettings) -> DrainingService:
     counters = Counters()
     config = MikaServerConfig(
         keys=settings.keys,
-        egress=Egress(reactor, settings.policy),
+        egress=Egress(reactor, settings.policy, verbose=settings.log_destinations),
         replays=replays,
         refusal_time=settings.refusal_time,
         limits=settings.limits,
         budget=settings.budget,
         counters=counters,
-        log_destinations=settings.log_destinations,
     )
     factory = MikaServerFactory(reactor, config)
     service = DrainingService(reactor, factory.verified, settings.drain_time)
     for child in (
         ListeningService(settings.listen, settings.endpoint, factory, "mika server"),
         ReportingService(reactor, counters),
-        CountersService(reactor, "mika-server", counters.snapshot),
+        CountersService(reactor, "mika-server", counters.snapshot, service, config.budget),
         _JournalService(journal),
     ):
         child.setServiceParent(service)  # type: ignore[no-untyped-call]  # untyped in Twisted

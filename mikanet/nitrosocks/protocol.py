@@ -67,7 +67,6 @@ class NitroServerConfig:
     :ivar refusal_time: seconds from accept to the end of a refused connection (X2).
     :ivar wait_first: stay silent until the client has said something (N3).
     :ivar binding: whether the TLS exporter is part of the transcript (N11).
-    :ivar log_destinations: whether targets are named in the log.
     """
 
     realms: Mapping[str, RealmConfig]
@@ -80,7 +79,6 @@ class NitroServerConfig:
     encrypt_type: EncryptType = EncryptType.AES_256_GCM
     wait_first: bool = False
     binding: bool = False
-    log_destinations: bool = False
     refresh_time: float = 120.0
     refresh_bytes: int = 1 << 30
     park_time: float = PARK_TIME
@@ -144,8 +142,6 @@ class ServerSession:
         factory = self._factory
         config = factory.config
         user = self.keys.token.name
-        if config.log_destinations:
-            _log.info("{name} -> {destination}", name=user, destination=destination)
         if config.budget.exhausted or factory.draining:
             self.mux.reply(stream, Reason.LIMIT)
         elif datagrams:

@@ -58,7 +58,7 @@ def make_server(reactor: Any, settings: NitroServerSettings) -> DrainingService:
     for child in (
         ListeningService(settings.listen, endpoint, factory, "nitrosocks server"),
         ReportingService(reactor, counters),
-        CountersService(reactor, "nitrosocks-server", counters.snapshot),
+        CountersService(reactor, "nitrosocks-server", counters.snapshot, service, settings.config.budget),
     ):
         child.setServiceParent(service)  # type: ignore[no-untyped-call]  # untyped in Twisted
     return service

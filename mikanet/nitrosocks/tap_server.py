@@ -74,14 +74,13 @@ class Options(ServerOptions):
         state = self.state_folder(listen)
         config = NitroServerConfig(
             realms=realms,
-            egress=Egress(reactor, self.egress_policy(reactor)),
+            egress=Egress(reactor, self.egress_policy(reactor), verbose=bool(self["verbose"])),
             refusal_time=self.refusal_time(state),
             limits=limits,
             budget=self.budget(reactor),
             encrypt_type=cipher,
             wait_first=bool(self["wait-first"]),
             binding=binding,
-            log_destinations=bool(self["verbose"]),
         )
         self.settings = NitroServerSettings(
             listen=listen,

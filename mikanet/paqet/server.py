@@ -49,7 +49,6 @@ class PaqetServerConfig:
 
     :ivar dialects: of messages that are taken.
     :ivar max_streams: that have a target, in all sessions together.
-    :ivar log_destinations: whether targets are named in the log.
     """
 
     egress: Egress
@@ -58,7 +57,6 @@ class PaqetServerConfig:
     max_streams: int = 10_000
     budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(512 * 1024 * 1024))
     counters: Counters = field(default_factory=Counters)
-    log_destinations: bool = False
 
 
 class PaqetServerStream(ServingEnd):
@@ -145,10 +143,6 @@ class PaqetServerStream(ServingEnd):
 
     def _open(self, kind: MessageType, destination: Address) -> None:
         server = self._server
-        if server.config.log_destinations:
-            _log.info(
-                "{client} -> {kind} {to}", client=_text(self._session.client), kind=kind.name, to=str(destination)
-            )
         server.connections.add(self)
         user = address_group(getattr(self._session.client, "host", ""))
         if kind is MessageType.UDP:

@@ -67,13 +67,12 @@ class PaqetServer(DrainingService):
         self._reactor = reactor
         self._settings = settings
         config = PaqetServerConfig(
-            egress=Egress(reactor, settings.policy),
+            egress=Egress(reactor, settings.policy, verbose=settings.log_destinations),
             smux=replace(settings.setup.smux, max_streams=settings.max_per_session),
             dialects=settings.setup.config.dialects,
             max_streams=settings.max_streams,
             budget=settings.budget,
             counters=self.counters,
-            log_destinations=settings.log_destinations,
         )
         self._factory = PaqetServerFactory(reactor, config)
         self._port: Any = None
@@ -81,7 +80,7 @@ class PaqetServer(DrainingService):
         super().__init__(reactor, self._factory.connections, settings.drain_time)
         for child in (
             ReportingService(reactor, self.counters),
-            CountersService(reactor, "paqet-server", self.counters.snapshot),
+            CountersService(reactor, "paqet-server", self.counters.snapshot, self, settings.budget),
         ):
             child.setServiceParent(self)  # type: ignore[no-untyped-call]  # untyped in Twisted
 

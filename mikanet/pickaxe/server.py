@@ -50,7 +50,6 @@ class PickaxeServerConfig:
     """What a server needs besides its reactor and its carriers.
 
     :ivar users: the secret of each user, by name. :ivar keep_session: seconds.
-    :ivar log_destinations: whether targets are named in the log.
     """
 
     users: Callable[[str], Secret | None]
@@ -64,7 +63,6 @@ class PickaxeServerConfig:
     table_response: bool = False
     keep_session: float = KEEP_SESSION
     random_bytes: Callable[[int], bytes] = os.urandom
-    log_destinations: bool = False
 
 
 @implementer(ICarrierUser)
@@ -286,8 +284,6 @@ class ServerLink(Link):
             self._count("limit.streams")
             self._answer_connect(message, request.pid, 0, Status.LIMIT)
             return
-        if self._config.log_destinations:
-            _log.info("{user} -> {destination}", user=self.user, destination=str(request.target))
         dialling = self._config.egress.connect(request.target, TARGETS, self.user)
         self._dialling.add(dialling)
         dialling.addCallbacks(

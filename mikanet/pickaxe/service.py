@@ -93,7 +93,7 @@ def make_server(reactor: Any, settings: PickaxeServerSettings) -> DrainingServic
     for child in (
         *(CarrierService(carrier, server) for carrier in settings.carriers),
         ReportingService(reactor, counters),
-        CountersService(reactor, "pickaxe-server", counters.snapshot),
+        CountersService(reactor, "pickaxe-server", counters.snapshot, service, settings.config.budget),
     ):
         child.setServiceParent(service)
     return service

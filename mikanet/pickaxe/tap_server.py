@@ -94,7 +94,7 @@ class Options(ServerOptions, PickaxeOptions):
         )
         config = PickaxeServerConfig(
             users=users.get,
-            egress=Egress(reactor, self.egress_policy(reactor)),
+            egress=Egress(reactor, self.egress_policy(reactor), verbose=bool(self["verbose"])),
             listen=ListenPolicy(tuple(self.listen_ranges), self["listen-address"]),
             limits=limits,
             budget=self.budget(reactor),
@@ -103,7 +103,6 @@ class Options(ServerOptions, PickaxeOptions):
             throttle=throttle,
             table_response=self["login-response"] == "table",
             keep_session=keep_session,
-            log_destinations=bool(self["verbose"]),
         )
         self.settings = PickaxeServerSettings(self.check_carriers(server_carrier, context), config, drain_time)
 

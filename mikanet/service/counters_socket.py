@@ -21,6 +21,8 @@ from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
+from mikanet.relay import MemoryBudget
+from mikanet.service.listening import DrainingService
 from mikanet.service.state import default_state_dir
 
 #: Most bytes of an answer, and how many seconds a reader waits for one (our choice).
@@ -86,11 +88,21 @@ class CountersService(Service):
 
     :param name: the service, as the user calls it: ``mika-server``.
     :param snapshot: gives the counters now.
+    :param connections: knows how many connections there are. :param budget: knows what relays have carried.
     """
 
     def __init__(
-        self, reactor: Any, name: str, snapshot: Callable[[], Mapping[str, int]], folder: Path | None = None
+        self,
+        reactor: Any,
+        name: str,
+        snapshot: Callable[[], Mapping[str, int]],
+        connections: DrainingService | None = None,
+        budget: MemoryBudget | None = None,
+        folder: Path | None = None,
     ) -> None:
+        self._connections = connections
+        self._budget = budget
+        self._began = reactor.seconds()
         self._reactor = reactor
         self._name = name
         self._snapshot = snapshot
@@ -109,7 +121,13 @@ class CountersService(Service):
             _log.info("no counters on {path}: {problem}", path=str(path), problem=str(problem))
 
     def _answer(self) -> bytes:
-        return json.dumps({"service": self._name, "pid": os.getpid(), "counters": dict(self._snapshot())}).encode()
+        said: dict[str, Any] = {"service": self._name, "pid": os.getpid()}
+        said["uptime"] = round(self._reactor.seconds() - self._began)
+        if self._connections is not None:
+            said["connections"] = self._connections.open_connections
+        if self._budget is not None:
+            said["bytes_up"], said["bytes_down"] = self._budget.up, self._budget.down
+        return json.dumps({**said, "counters": dict(self._snapshot())}).encode()
 
     def stopService(self) -> Deferred[None]:
         """Remove the socket."""
@@ -143,7 +161,8 @@ class _AnswerFactory(Factory):
 def read_all(folder: Path) -> Iterator[Mapping[str, Any]]:
     """What every running service of this user says; sockets whose process is gone are removed.
 
-    Each is a mapping with ``service``, ``pid`` and ``counters``.
+    Each is a mapping with ``service``, ``pid``, ``counters``, ``uptime`` in seconds, and where there are any ``connections``
+    (now) and ``bytes_up`` and ``bytes_down`` (of streams, since start).
     """
     try:
         paths = sorted(folder.glob("*.sock"))

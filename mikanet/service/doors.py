@@ -80,7 +80,7 @@ def make_client(reactor: Any, tunnel: ITunnel, front: FrontDoors, counters: Coun
     )
     children: list[IService] = [
         ReportingService(reactor, counters),
-        CountersService(reactor, front.name, counters.snapshot),
+        CountersService(reactor, front.name, counters.snapshot, service, front.budget),
     ]
     for kind, text, endpoint, credentials in (*((*door, front.credentials) for door in front.doors), *front.own_doors):
         guarded = dataclasses.replace(settings, credentials=credentials)

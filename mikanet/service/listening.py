@@ -163,6 +163,11 @@ class DrainingService(MultiService):
         self._connections = connections
         self._drain_time = drain_time
 
+    @property
+    def open_connections(self) -> int:
+        """How many connections there are now."""
+        return len(self._connections)
+
     def startService(self) -> None:
         """As MultiService; SIGHUP goes to :meth:`hang_up` unless it says that the user's terminal is gone."""
         super().startService()  # type: ignore[no-untyped-call]  # untyped in Twisted

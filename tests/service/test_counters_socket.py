@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from mikanet.cli.main import main
-from mikanet.cli.status import table
+from mikanet.cli.status import format_bytes, format_time, table
 from mikanet.counters import Counters
 from mikanet.service.counters_socket import CountersService, read_all, runtime_dir
 
@@ -33,7 +33,7 @@ class SocketTests(TestCase):
         self.folder = Path(parent) / "run"
         self.counters = Counters()
         self.counters.add("mika.server.accepted.tcp", 1234)
-        self.service = CountersService(reactor, "mika-server", self.counters.snapshot, self.folder)
+        self.service = CountersService(reactor, "mika-server", self.counters.snapshot, folder=self.folder)
 
     def start(self) -> None:
         """Start it."""
@@ -51,6 +51,7 @@ class SocketTests(TestCase):
             {
                 "service": "mika-server",
                 "pid": os.getpid(),
+                "uptime": 0,
                 "counters": {"mika.server.accepted.tcp": 1234, "mika.server.refused.silence": 1},
             },
         )
@@ -100,6 +101,16 @@ class ReadTests(SynchronousTestCase):
         """A block for each service, counters in order."""
         lines = table([{"service": "mika-client", "pid": 7, "counters": {"b.long": 1234567, "a": 2}}])
         self.assertEqual(lines, ["mika-client (process 7)", "  a                  2", "  b.long     1,234,567"])
+
+    def test_summary(self) -> None:
+        """How long it runs, how many connections there are, what was carried; hostile text is made harmless."""
+        said = {"service": "x\x1b[2J", "pid": 7, "counters": {}, "uptime": 90061, "connections": 1234}
+        lines = table([{**said, "bytes_up": 999, "bytes_down": 1_234_567}])
+        self.assertEqual(lines[0], "x?[2J (process 7): up 1 d 1 h, 1,234 connections, 999 B up, 1.2 MB down")
+        for seconds, text in ((0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (7200, "2 h"), (86400 * 3 + 5, "3 d 5 s")):
+            self.assertEqual(format_time(seconds), text)
+        for count, text in ((0, "0 B"), (1000, "1.0 kB"), (123_456, "123 kB"), (5e9, "5.0 GB"), (2e15, "2000 TB")):
+            self.assertEqual(format_bytes(count), text)
 
     def run_status(self, *words: str) -> tuple[object, str]:
         """``mikanet status`` in an empty folder."""
