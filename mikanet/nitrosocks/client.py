@@ -15,15 +15,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mikanet.address import Address
-from mikanet.errors import RemoteProtocolError
+from mikanet.errors import Reason, RemoteProtocolError, ServerError
 from mikanet.filters.base import FilterFactory
 from mikanet.interfaces import ITunnel
+from mikanet.net.server_state import ServerState, describe_failure
 from mikanet.nitrosocks.client_protocol import NitroClientConfig, NitroClientProtocol
 from mikanet.nitrosocks.datagrams import DatagramFilter
 from mikanet.nitrosocks.link import SessionKeys, SilenceError
 from mikanet.nitrosocks.mux import Mux, Opening
 from mikanet.nitrosocks.race import Race
-from mikanet.nitrosocks.tls import TlsFilter
+from mikanet.nitrosocks.tls import TlsError, TlsFilter
 from mikanet.wire.socks import encode_address
 
 #: Seconds between attempts to come back: at once, then these, the last one again and again (N10).
@@ -40,6 +41,16 @@ AGAIN_TIME = 0.5
 
 #: Least time, in seconds, between two messages about the same trouble.
 REPEAT_TIME = 60.0
+
+#: While the server cannot be used: seconds between an attempt that failed and the next, and for how long after an
+#: application last asked there is a next one. Our choice.
+ASK_AGAIN, INTERESTED = 5.0, 60.0
+
+#: What is wrong as long as nothing is known.
+_LATE = (
+    "does not let us in within 3 s: check that it can be reached, that key, token and server name are of one realm, and that"
+    " both clocks are right"
+)
 
 _log = Logger()
 
@@ -93,6 +104,7 @@ class ClientSession:
         self._protocol = protocol
         protocol.session = self
         protocol.mux = self.mux
+        self._tunnel.usable()
         self.mux.attach(protocol, resumed)
 
     def connection_lost(self) -> None:
@@ -162,6 +174,7 @@ class ClientSession:
         if self._silences >= len(self._keys.chain.newest_first()):
             self._give_up("the server does not know it any more")
         else:
+            self._tunnel.state.failed(*_cause(failure))
             self._come_back()
             self._tunnel.look_for_session()
 
@@ -209,7 +222,7 @@ class NitroTunnel:
 
     :param servers: in the order of preference; a new session goes to the first that answers.
     :param report: takes one line for the user; the default logs a warning.
-    :ivar sessions: those that there are, on a connection or between two.
+    :ivar sessions: those that there are, on a connection or between two. :ivar state: whether a server can be used.
     """
 
     def __init__(
@@ -230,6 +243,10 @@ class NitroTunnel:
         self._stopped = False
         self._report = report or (lambda text: _log.warn("{text}", text=text))
         self._reported: dict[str, float] = {}
+        self.state = ServerState(reactor, " or ".join(server.name for server in servers), lambda text: None)  # see _say
+        self._asked_at = float("-inf")
+        self._again: IDelayedCall | None = None
+        self._doubtful = False
 
     # -- ITunnel
 
@@ -252,6 +269,10 @@ class NitroTunnel:
     def stop(self) -> Deferred[None]:
         """Release every session; fires when that is done."""
         self._stopped = True
+        self.state.stop()
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         if self._login is not None:
             self._login.cancel()
         ends = [session.release() for session in list(self.sessions)]
@@ -259,22 +280,28 @@ class NitroTunnel:
         return DeferredList(ends).addCallback(lambda _: None)
 
     def session(self) -> Deferred[ClientSession]:
-        """A session on a connection, with room for a stream; made if there is none."""
+        """A session on a connection, with room for a stream; made if there is none, and soon refused if none can be made."""
         for session in self.sessions:
             if session.mux.attached and not session.mux.full:
                 return succeed(session)
         waiting: Deferred[ClientSession] = Deferred(self._forget)
         self._waiting.append(waiting)
+        self._asked_at = self.reactor.seconds()
+        if not any(session.mux.attached for session in self.sessions) and not self._stopped:
+            if not self._doubtful:
+                self._doubtful = True
+                self.state.failed(Reason.TIMEOUT, _LATE)
+            self.state.trying()
         self.look_for_session()
-        return waiting
+        return self.state.unless_trouble(waiting)
 
     def reopen(self, opening: Opening) -> None:
         """A stream that no server has heard of yet: open it on whichever session there is next."""
         self.session().addCallbacks(lambda session: session.mux.adopt(opening), opening.fail)
 
-    def look_for_session(self) -> None:
-        """Log in for the streams that wait, if it is time and nobody does already."""
-        if not self._waiting or self._login is not None or self._stopped:
+    def look_for_session(self, asked: bool = False) -> None:
+        """Log in for the streams that wait, or because it was asked for, if it is time and nobody does already."""
+        if not (self._waiting or asked) or self._login is not None or self._stopped:
             return
         servers = self._eligible()
         if not servers:
@@ -282,7 +309,7 @@ class NitroTunnel:
         delay = self._not_before - self.reactor.seconds()
         if delay > 0:
             self._login = _later(self.reactor, delay)
-            self._login.addCallbacks(lambda _: self._pause_over(), self._login_failed)
+            self._login.addCallbacks(lambda _: self._pause_over(asked), self._login_failed)
         else:
             self._log_in(servers)
 
@@ -298,9 +325,9 @@ class NitroTunnel:
             return []
         return [server for server in self._servers if server not in lost]
 
-    def _pause_over(self) -> None:
+    def _pause_over(self, asked: bool) -> None:
         self._login = None
-        self.look_for_session()
+        self.look_for_session(asked)
 
     def serve_waiting(self) -> None:
         """A session has room: give it to the streams that wait."""
@@ -308,6 +335,11 @@ class NitroTunnel:
             while self._waiting and session.mux.attached and not session.mux.full:
                 self._waiting.pop(0).callback(session)
         self.look_for_session()
+
+    def usable(self) -> None:
+        """A server has let us in."""
+        self._doubtful = False
+        self.state.usable()
 
     def _forget(self, waiting: Deferred[ClientSession]) -> None:
         if waiting in self._waiting:
@@ -317,6 +349,7 @@ class NitroTunnel:
         def failed(server: Server, failure: Failure) -> None:
             self.count("failed")
             self._say(server, _describe(failure))
+            self.state.failed(*_cause(failure))
 
         race = Race(self.reactor, servers, lambda server: self.dial(server, None), failed, NitroClientProtocol.cut)
         # It may be over at once, and what follows looks whether a login goes on.
@@ -349,7 +382,22 @@ class NitroTunnel:
             self._not_before = max(self._not_before, self.reactor.seconds() + AGAIN_TIME)
             self.look_for_session()
             return
-        self._fail_waiting(failure)
+        self._fail_waiting(failure if self._stopped else Failure(_server_error(failure)))
+        self._keep_asking()
+
+    def _keep_asking(self) -> None:
+        """Applications are refused now: find out by ourselves when they need not be any more."""
+        if self._stopped or self._again is not None:
+            return
+        if self.reactor.seconds() - self._asked_at >= INTERESTED:
+            self.state.forget()
+        else:
+            self._again = self.reactor.callLater(ASK_AGAIN, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._again = None
+        if not any(session.mux.attached for session in self.sessions):
+            self.look_for_session(asked=True)
 
     def _fail_waiting(self, failure: Failure) -> None:
         waiting, self._waiting = self._waiting, []
@@ -389,6 +437,21 @@ def _describe(failure: Failure) -> str:
             "the server's file, and that both clocks are right"
         )
     return " ".join((str(problem) or type(problem).__name__).split()).rstrip(".")
+
+
+def _cause(failure: Failure) -> tuple[Reason, str]:
+    """The reason, and words that follow the server's name."""
+    if failure.check(SilenceError):
+        return Reason.TIMEOUT, _describe(failure).removeprefix("it ")
+    if failure.check(RemoteProtocolError, TlsError):
+        return Reason.FAILURE, f"does not let us in: {_describe(failure)}"
+    return describe_failure(failure)
+
+
+def _server_error(failure: Failure) -> ServerError:
+    """What an application is told."""
+    reason, text = _cause(failure)
+    return ServerError(reason, f"the tunnel's server {text}")
 
 
 class _Ready(Factory):

@@ -16,7 +16,8 @@ from mikanet.filters.base import Filter, Kind
 from mikanet.guard.deadlines import Deadlines
 from mikanet.interfaces import IPacketTransport, ITunnel
 from mikanet.kcp.link import shared_sealer
-from mikanet.paqet.connection import Connection, LiveSession, PaqetClientConfig
+from mikanet.net.server_state import ServerState
+from mikanet.paqet.connection import SILENT, Connection, LiveSession, PaqetClientConfig
 from mikanet.paqet.ports import IClientPort
 from mikanet.paqet.wire import MAX_DATAGRAM, MAX_HOST, Message, MessageType, encode
 from mikanet.smux.connection import SmuxConnection, SmuxStream
@@ -140,10 +141,16 @@ class _Voice:
         now = self._clock.seconds()
         if problem != self._said or now - self._said_at >= REPEAT_TIME:
             self._said, self._said_at = problem, now
-            advice = ""
-            if problem == "answers nothing":
-                advice = "; trying again: check that it runs, that key and block are its own, and that its port can be reached"
-            self._say(f"the server {self._server} {problem}{advice}")
+            self._say(f"the server {self._server} {_advised(problem)}")
+
+
+def _advised(problem: str) -> str:
+    """What is wrong with a server, and what to do where the problem does not say it."""
+    if problem != SILENT:
+        return problem
+    return (
+        f"{problem}; trying again: check that it runs, that key and block are its own, and that its port can be reached"
+    )
 
 
 @implementer(IStreamClientEndpoint)
@@ -193,10 +200,11 @@ class PaqetTunnel:
         self._half_closed = Deadlines(clock, HALF_CLOSED_TIME)
         self._lingering: dict[PaqetStream, None] = {}  # streams whose application sends no more, the oldest first
         self.sealer = shared_sealer(config.link, config.random_bytes, server=False)
-        voice = _Voice(clock, name, report or (lambda text: _log.warn("{text}", text=text)))
-        self.connections = [Connection(clock, port, config, self.sealer, voice.report) for port in ports]
+        self._voice = _Voice(clock, name, report or (lambda text: _log.warn("{text}", text=text)))
+        self.state = ServerState(clock, name, lambda text: None)  # the voice has said it
+        self.connections = [Connection(clock, port, config, self.sealer, self._report) for port in ports]
         self._next = 0
-        self._started = False
+        self._started = self._doubtful = False
 
     # -- life
 
@@ -211,26 +219,48 @@ class PaqetTunnel:
 
     def start(self) -> None:
         """Begin the sessions."""
+        self._doubt()
         for connection in self.connections:
             connection.open()
 
     def stop(self) -> Deferred[None]:
         """End everything; fires when the ports are closed."""
+        self.state.stop()
         for connection in self.connections:
             connection.stop()
         return gatherResults([port.stop() for port in self._ports]).addCallback(lambda _: None)
 
+    # -- whether the server can be used
+
+    def _report(self, problem: str | None) -> None:
+        self._voice.report(problem)
+        if problem is None:
+            self._doubtful = False
+            self.state.usable()
+        else:
+            reason = Reason.TIMEOUT if problem == SILENT else Reason.FAILURE
+            self.state.failed(reason, _advised(problem))
+
+    def _doubt(self) -> None:
+        """No session is live. A wrong key is silence, and told from a dead server by nobody, until three PINGs are missed."""
+        if not self._doubtful:
+            self._doubtful = True
+            self.state.failed(Reason.TIMEOUT, _advised(SILENT))
+        self.state.trying()
+
     # -- use
 
     def session(self) -> Deferred[LiveSession]:
-        """A live session, those of all connections in turn."""
+        """A live session, those of all connections in turn; none while the server cannot be used."""
         if not self._started:
             self.start_ports()
         count = len(self.connections)
         turns = [(self._next + step) % count for step in range(count)]
         chosen = next((turn for turn in turns if self.connections[turn].live), turns[0])
         self._next = (chosen + 1) % count
-        return self.connections[chosen].session()
+        if not self.connections[chosen].live:
+            self._doubt()
+        return self.state.unless_trouble(self.connections[chosen].session())
 
     def make_room(self, session: SmuxConnection) -> None:
         """End the stream of a session that has waited longest for late bytes after its application's end, if there is one."""

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mikanet.counters import Counters
-from mikanet.errors import DestinationError, LocalProtocolError, Reason, RemoteProtocolError
+from mikanet.errors import LocalProtocolError, Reason, RemoteProtocolError, ServerError
 from mikanet.kcp.client import KcpClientSession
 from mikanet.kcp.link import LinkSettings, PacketSealer, RandomBytes
 from mikanet.paqet.config import AUTO_DIALECTS
@@ -41,6 +41,9 @@ SECOND_THOUGHTS = 2.0
 _ALL_DIALECTS = frozenset(Dialect)
 #: How a server is asked: alpha.20 understands the newest dialect's PING, too.
 _WAYS = (Dialect.A21, Dialect.GOB)
+
+#: What is wrong with a server that answers no question.
+SILENT = "answers nothing"
 
 _log = Logger()
 
@@ -115,7 +118,7 @@ class Connection:
         return self.dialect is not None and self._smux is not None and self._smux.transport is not None
 
     def session(self) -> Deferred[LiveSession]:
-        """A live session, now or when there is one; fails with :class:`DestinationError` when the server is silent."""
+        """A live session, now or when there is one; fails with :class:`ServerError` when the server is silent."""
         if self.live:
             assert self._smux is not None
             assert self.dialect is not None
@@ -315,7 +318,7 @@ class Connection:
             self.open()  # for who noticed the end before us
             return
         if not was_live:
-            self._report("answers nothing")
+            self._report(SILENT)
         self._fail_waiting()
         self._open_later()
 
@@ -339,8 +342,8 @@ class Connection:
             self._timer = None
 
 
-def _unreachable() -> DestinationError:
-    return DestinationError(Reason.HOST_UNREACHABLE, "the paqet server does not answer, or not in our dialect")
+def _unreachable() -> ServerError:
+    return ServerError(Reason.HOST_UNREACHABLE, "the tunnel's server does not answer, or not in our dialect")
 
 
 class _Once(Protocol):

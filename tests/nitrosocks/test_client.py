@@ -12,15 +12,17 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from mikanet.address import Address
-from mikanet.errors import LocalProtocolError, RemoteProtocolError
+from mikanet.errors import LocalProtocolError, Reason, RemoteProtocolError, ServerError
 from mikanet.interfaces import IPacketTransport, ITunnel
 from mikanet.nitrosocks.client import NitroTunnel, Server
 from mikanet.nitrosocks.client_protocol import NitroClientProtocol
 from mikanet.nitrosocks.datagrams import DatagramFilter
 from mikanet.nitrosocks.frames import Command, encode, encode_number
+from mikanet.nitrosocks.link import Token
 from mikanet.nitrosocks.mux import Mux
 from mikanet.nitrosocks.tls import TlsFilter
 from tests.filters.contract import Upper
+from tests.nitrosocks.golden import TOKEN
 from tests.nitrosocks.memory import App, PlainSide, World
 from tests.support.transports import MemoryTransport
 
@@ -72,8 +74,52 @@ class TunnelTests(SynchronousTestCase):
         for _ in range(3):
             _, outcome = world.open()
             world.settle()
-            self.assertIsInstance(outcome[0].value, error.ConnectionRefusedError)
+            self.assertIsInstance(outcome[0].value, ServerError)
+            self.assertIs(outcome[0].value.reason, Reason.REFUSED)
         self.assertEqual(len(world.reports), 1)
+        world.reachable = True
+        app, outcome = world.open()
+        world.settle()
+        self.assertIs(outcome[0], app)
+
+    def test_doors_refuse_from_the_third_second_on(self) -> None:
+        """A server that answers nothing: who waits is told after three seconds, who comes later at once, with the cause."""
+        world = World()
+        world.server.replace_tokens(world.realm, [Token("bob", b"b" * 40)])
+        _, first = world.open()
+        world.settle(2.0)
+        self.assertEqual(first, [])
+        world.settle(1.0)
+        self.assertEqual(
+            str(first[0].value),
+            "the tunnel's server does not let us in within 3 s: check that it can be reached, that key, token and server name"
+            " are of one realm, and that both clocks are right",
+        )
+        world.settle(9.0)
+        _, later = world.open()
+        self.assertIsInstance(later[0].value, ServerError)
+        self.assertIs(later[0].value.reason, Reason.TIMEOUT)
+        self.assertEqual(
+            str(later[0].value),
+            "the tunnel's server answers nothing: check that key, token and server name are of one realm, that the token is"
+            " still in the server's file, and that both clocks are right",
+        )
+        world.server.replace_tokens(world.realm, [TOKEN])
+        world.settle(20.0)
+        app, outcome = world.open()
+        world.settle()
+        self.assertIs(outcome[0], app)
+
+    def test_nobody_asks_any_more(self) -> None:
+        """A minute after the last application asked, the client rests, and the next one finds out anew."""
+        world = World()
+        world.reachable = False
+        world.open()
+        world.settle(10.0)
+        _, refused = world.open()
+        self.assertIsInstance(refused[0].value, ServerError, "at once")
+        world.settle(70.0)
+        self.assertEqual(world.clock.getDelayedCalls(), [])
         world.reachable = True
         app, outcome = world.open()
         world.settle()
@@ -84,7 +130,8 @@ class TunnelTests(SynchronousTestCase):
         world = World(client={"decrypt": self.refuse})
         _, outcome = world.open()
         world.settle()
-        self.assertIsInstance(outcome[0].value, RemoteProtocolError)
+        self.assertIs(outcome[0].value.reason, Reason.FAILURE)
+        self.assertIn("does not let us in: ", str(outcome[0].value))
         _, outcome = world.open()
         world.settle()
         self.assertEqual((outcome, len(world.wires)), ([], 1))

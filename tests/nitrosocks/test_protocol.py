@@ -345,6 +345,7 @@ class SessionTests(SynchronousTestCase):
         world.settle(12.0)
         self.assertEqual(len(outcome), 1)
         self.assertEqual(world.server.replace_tokens(world.realm, [TOKEN]), 0)
+        world.settle(20.0)  # the client finds out by itself
         app, outcome = world.open()
         world.settle(12.0)
         self.assertIs(outcome[0], app)

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.address import Address
 from mikanet.egress import Egress, EgressPolicy, parse_rule
-from mikanet.errors import DestinationError, Reason, reason_of
+from mikanet.errors import DestinationError, Reason, ServerError, reason_of
 from mikanet.guard.targets import TargetLimits, Targets
 from mikanet.paqet.client import HALF_CLOSED_TIME, PaqetTunnel
 from mikanet.paqet.connection import MAX_MISSED, PING_INTERVAL
@@ -442,13 +442,40 @@ class HealthTests(SynchronousTestCase):
         world.connect(tunnel)
         failures = world.failures
         world.run(lambda: failures, 20)
-        self.assertIs(reason_of(failures[0].value), Reason.HOST_UNREACHABLE)
+        self.assertIs(reason_of(failures[0].value), Reason.TIMEOUT)
         world.clock.sleep(30)
         world.net.sessions = sessions
         world.run(lambda: tunnel.connections[0].live, 60)
         self.assertIn("answers nothing; trying again: check", world.said[0])
         self.assertLessEqual(len(world.said), 3)
         self.assertEqual(world.said[-1], "the server server:9999 answers")
+
+    def test_doors_refuse_from_the_third_second_on(self) -> None:
+        """Who waits is told after three seconds, who comes later at once, until the server answers; the words name the key."""
+        world = World()
+        sessions, world.net.sessions = world.net.sessions, cast(Any, _Nobody())
+        tunnel = world.tunnel()
+        began = world.clock.seconds()
+        world.connect(tunnel)
+        world.run(lambda: world.failures, 20)
+        self.assertLess(world.clock.seconds() - began, 3.5)
+        problem = world.failures[0].value
+        self.assertIsInstance(problem, ServerError)
+        self.assertEqual(
+            str(problem),
+            "the tunnel's server answers nothing; trying again: check that it runs, that key and block are its own, and"
+            " that its port can be reached",
+        )
+        world.connect(tunnel)
+        self.assertEqual(len(world.failures), 1, "at once")
+        world.clock.sleep(40)
+        world.connect(tunnel)
+        self.assertEqual(len(world.failures), 1, "at once, also when nobody has asked for a while")
+        world.net.sessions = sessions
+        world.run(lambda: tunnel.connections[0].live, 60)
+        app = world.connect(tunnel)
+        world.run(lambda: app.transport is not None)
+        self.assertEqual(world.failures, [])
 
     def test_wrong_key(self) -> None:
         """With another key nothing is answered, nothing opened and nothing counted but failed checks (X2)."""
