@@ -38,9 +38,10 @@ class CertificateWatch:
         self._problem = 0
         self._names: list[str] = []
 
-    def watch(self, what: SSL.Context | SSL.Connection) -> None:
+    def watch(self, connection: SSL.Connection) -> None:
         """Verify, and take notes."""
-        what.set_verify(SSL.VERIFY_PEER, self._note)
+        self._problem = 0
+        connection.set_verify(SSL.VERIFY_PEER, self._note)
 
     def _note(self, connection: Any, certificate: crypto.X509, problem: int, depth: int, ok: int) -> bool:
         if depth == 0:

@@ -19,8 +19,8 @@ def rejected(
         store = context.get_cert_store()
         assert store is not None
         store.add_cert(crypto.X509.from_cryptography(trust.certificate))
-    watch.watch(context)
     client = SSL.Connection(context, None)
+    watch.watch(client)
     client.set_connect_state()
     server = TlsServer(*chain)
     for _ in range(6):
