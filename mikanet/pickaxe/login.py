@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import unicodedata
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -111,7 +111,7 @@ class LoginDesk:
         self._by_sid: dict[bytes, Pending] = {}
         self._by_network: dict[str, OrderedDict[bytes, Pending]] = {}
         self._known: OrderedDict[bytes, float] = OrderedDict()
-        self._recent: OrderedDict[bytes, list[float]] = OrderedDict()
+        self._recent: OrderedDict[bytes, deque[float]] = OrderedDict()
         self._spent: OrderedDict[bytes, float] = OrderedDict()
         self._derivations = DerivationBudget()
 
@@ -212,26 +212,39 @@ class LoginDesk:
             self._forget(oldest)
             _put(self._spent, oldest.handshake.response.lid, oldest.made_at + PENDING_TIME)
 
-    def _limits(self, user: str, host: str, now: float) -> dict[bytes, int]:
-        """Where a login counts, and how many count there at most."""
+    def _limits(self, user: str, host: str, now: float) -> dict[bytes, tuple[int, bool]]:
+        """Where a login may count, how many count there at most, and whether this one does.
+
+        All places are named for every login: what is looked at takes time, which is to say nothing of the name (P6).
+        """
         name, network = _name(user), network_of(host).encode()
         if self._throttle is Throttle.NAME:
-            return {name: 1}
-        if now - self._known.get(name + network, float("-inf")) <= KNOWN_TIME:
-            return {name + b"@" + address_group(host).encode(): MAX_PER_KNOWN_ADDRESS}
-        return {name + network: MAX_PER_NETWORK, name: MAX_PER_NAME}
+            return {name: (1, True)}
+        known = now - self._known.get(name + network, float("-inf")) <= KNOWN_TIME
+        return {
+            name + b"@" + address_group(host).encode(): (MAX_PER_KNOWN_ADDRESS, known),
+            name + network: (MAX_PER_NETWORK, not known),
+            name: (MAX_PER_NAME, not known),
+        }
 
     def _take_slots(self, user: str, host: str, now: float) -> tuple[bytes, ...]:
         """Where this login is counted; nothing if it is too soon after others. Kept for unknown names just the same."""
         limits = self._limits(user, host, now)
-        for slot, limit in limits.items():
-            times = [each for each in self._recent.get(slot, ()) if now - each < THROTTLE_TIME]
+        full = False
+        for slot, (limit, counts) in limits.items():
+            times = self._recent.get(slot)
+            if times is None:
+                times = deque()
+            while times and now - times[0] >= THROTTLE_TIME:
+                times.popleft()
             _put(self._recent, slot, times)
-            if len(times) >= limit:
-                return ()
-        for slot in limits:
+            full |= counts and len(times) >= limit
+        if full:
+            return ()
+        slots = tuple(slot for slot, (_, counts) in limits.items() if counts)
+        for slot in slots:
             self._recent[slot].append(now)
-        return tuple(limits)
+        return slots
 
 
 def _name(user: str) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict, deque
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -200,7 +202,37 @@ class DeskTests(DeskTestCase):
         """The books of the throttle are kept for names that do not exist, too."""
         before = len(self.desk._recent)
         self.login("mallory")
-        self.assertEqual(len(self.desk._recent), before + 2)
+        self.assertEqual(len(self.desk._recent), before + 3)
+
+    def test_a_known_network_is_no_shorter_way(self) -> None:
+        """A login costs the same looks at the books whether its name has authenticated from there or does not exist."""
+        known = self.login("alice")
+        pending = self.desk.pending(wire.decode_login_response(known).sid, self.now)
+        assert pending is not None
+        self.desk.proved(pending)
+        looks: dict[str, list[int]] = {"alice": [], "mallory": []}
+
+        class Counting(OrderedDict[bytes, deque[float]]):
+            """Counts what is done to it."""
+
+            done = 0
+
+            def get(self, key: bytes, default: Any = None) -> Any:
+                Counting.done += 1
+                return super().get(key, default)
+
+            def __setitem__(self, key: bytes, value: deque[float]) -> None:
+                Counting.done += 1
+                super().__setitem__(key, value)
+
+        self.desk._recent = Counting(self.desk._recent)
+        for _ in range(20):
+            for name, counts in looks.items():
+                before = Counting.done
+                self.login(name)
+                counts.append(Counting.done - before)
+        self.assertEqual(set(looks["alice"]), set(looks["mallory"]))
+        self.assertEqual(len(set(looks["alice"])), 1)
 
     def test_pending_logins_expire(self) -> None:
         """After ten seconds nothing is left of a login that was not proved."""
