@@ -145,7 +145,7 @@ class LoginDesk:
             nonce = self._random_bytes(wire.NONCE_SIZE)
             sid = nonce[: wire.SID_SIZE] if self._table else self._random_bytes(wire.SID_SIZE)
         response = wire.LoginResponse(request.lid, wire.VERSION, sid, nonce, self._table)
-        real = found is not None and bool(slots)
+        real = bool(slots) & (found is not None)  # and nothing is left out for some
         pending = Pending(
             request=packet,
             response=wire.encode_login_response(response),
@@ -154,7 +154,7 @@ class LoginDesk:
             made_at=now,
             user=user if real else None,
             handshake=Handshake(user, request.version, response),
-            secret=found if found is not None and real else invented,
+            secret=found if real and found is not None else invented,
             slots=slots,
         )
         self._remember(request.lid, pending)
@@ -238,7 +238,7 @@ class LoginDesk:
             while times and now - times[0] >= THROTTLE_TIME:
                 times.popleft()
             _put(self._recent, slot, times)
-            full |= counts and len(times) >= limit
+            full |= (len(times) >= limit) & counts
         if full:
             return ()
         slots = tuple(slot for slot, (_, counts) in limits.items() if counts)

@@ -326,7 +326,34 @@ class StrangerTests(PickaxeTestCase):
         self.tunnel.kill_client()
         self.tunnel.password_file.write_text("another password of the same kind\n")
         self.tunnel.start_client()
+        began = time.monotonic()
+        self.assertEqual(self.socks_reply(), 1, "general failure")
+        self.assertLess(time.monotonic() - began, 4.0)
         self.wait_log("the user or the password is not the same there")
+        began = time.monotonic()
+        self.assertEqual(self.socks_reply(), 1)
+        self.assertLess(time.monotonic() - began, 0.5, "from then on at once")
+
+    def test_a_dead_server_is_told_to_applications(self) -> None:
+        """A closed port: SOCKS says that the connection is refused, after three seconds and then at once."""
+        self.tunnel.kill_client()
+        self.tunnel.kill_server()
+        self.tunnel.start_client()
+        self.assertEqual(self.socks_reply(), 5, "connection refused")
+        began = time.monotonic()
+        self.assertEqual(self.socks_reply(), 5)
+        self.assertLess(time.monotonic() - began, 0.5)
+        self.tunnel.start_server()
+        self.wait_log("can be used again")
+        self.assertEqual(self.socks_reply(), 0)
+
+    def socks_reply(self) -> int:
+        """What the SOCKS door answers to a request for the echo target."""
+        with socket.create_connection(("127.0.0.1", self.tunnel.socks_port), timeout=10) as sock:
+            sock.sendall(b"\x05\x01\x00")
+            self.assertEqual(sock.recv(2), b"\x05\x00")
+            sock.sendall(b"\x05\x01\x00\x01\x7f\x00\x00\x01" + self.target.echo.to_bytes(2, "big"))
+            return sock.recv(10)[1]
 
     def test_known_and_unknown_names_take_the_same_time(self) -> None:
         """2,000 answers each to logins of a known and of an unknown name: the same form, and one distribution (P6)."""

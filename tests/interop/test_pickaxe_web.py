@@ -194,6 +194,25 @@ class CarrierTests(PickaxeWebTestCase):
         for scheme in ("ws", "bosh", "http"):
             self.up_and_down(f"{scheme}://127.0.0.1:{outer}{PATH}")
 
+    def test_a_server_that_was_started_anew(self) -> None:
+        """kill -9, two seconds, and a new start: by each carrier there is a session within three seconds of that."""
+        for scheme in ("ws", "bosh", "http", "tcp"):
+            port = free_port()
+            url = f"{'tcp' if scheme == 'tcp' else 'http'}://127.0.0.1:{port}{'' if scheme == 'tcp' else PATH}"
+            server = self.server(url)
+            socks = self.client(url.replace("http", scheme))
+            self.curl(socks, self.target)
+            server.kill()
+            time.sleep(2.0)
+            self.server(url)  # listens when this returns
+            began = time.monotonic()
+            wait_for(lambda: "the session is over" in self.client_process.output, 10.0, f"{scheme}: a new session")
+            took = time.monotonic() - began
+            self.assertLess(took, 3.0, scheme)
+            print(f"{scheme} {took:.1f} s", end=" ")
+            self.curl(socks, self.target)
+            self.client_process.stop(3.0)
+
     def test_behind_haproxy(self) -> None:
         """The same behind a real haproxy."""
         port = free_port()
