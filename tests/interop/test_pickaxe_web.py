@@ -232,6 +232,19 @@ class CarrierTests(PickaxeWebTestCase):
         for scheme in ("bosh", "http"):
             self.up_and_down(f"{scheme}://127.0.0.1:{outer}{PATH}")
 
+    def test_behind_an_nginx_that_takes_small_bodies(self) -> None:
+        """With a limit of 20,000 bytes nginx answers 413: smaller bodies go through, and the user reads so."""
+        port = free_port()
+        self.server(f"http://127.0.0.1:{port}{PATH}?proxied=yes")
+        small = re.sub(r"client_max_body_size [^;]*;", "", snippet("nginx"))
+        small = small.replace("server {", "server { client_max_body_size 20000;", 1)
+        self.assertIn("20000", small)
+        self.patch(sys.modules[__name__], "snippet", lambda _: small)
+        outer = self.nginx(port)
+        for scheme in ("bosh", "http"):
+            self.up_and_down(f"{scheme}://127.0.0.1:{outer}{PATH}")
+            self.assertIn("(it answered 413): 16384 at most from now on", self.client_process.output)
+
     def test_tls(self) -> None:
         """All three over TLS, with a certificate of one's own; two that do not fit are refused in plain words."""
         port = free_port()
