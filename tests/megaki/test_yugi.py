@@ -11,6 +11,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.guard.admission import AdmissionLimits
+from mikanet.guard.failures import FailureLog
 from mikanet.guard.refusal import LINGER, TURN_AWAY_LINGER
 from mikanet.megaki import yugi
 from mikanet.megaki.bank import TokenBank
@@ -369,6 +370,17 @@ class RefusalTests(YugiTestCase):
         transport.receive(packets(ERRORS[0])[0])
         self.assertEqual(len(transport.bytes_written), 310)
         self.assertTrue(transport.closed)
+
+    def test_failures_are_named_in_the_log(self) -> None:
+        """Who sends no SYN for our key is; who meets a limit, or is told an error code, is not."""
+        lines: list[str] = []
+        self.server.factory.failures = FailureLog(self.server.clock, "megaki", lines.append)
+        self.server.raw().receive(packets(ERRORS[0])[0])
+        self.server.raw()
+        self.assertEqual(lines, [])
+        self.server.raw().receive(SYN[:-1] + bytes([SYN[-1] ^ 1]))
+        self.server.raw("192.0.2.2").receive(b"GET / HTTP/1.1\r\n\r\n" + bytes(1000))
+        self.assertEqual(lines, [f"authentication failed from 192.0.2.{last} (megaki)" for last in (1, 2)])
 
     def test_early_bytes(self) -> None:
         """While a SYN is being opened at most 2 KiB are kept; more is refused."""

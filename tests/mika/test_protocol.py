@@ -13,6 +13,7 @@ from mikanet.address import Address
 from mikanet.crypto.replay import ReplaySet
 from mikanet.errors import DestinationError, Reason
 from mikanet.guard.admission import AdmissionLimits
+from mikanet.guard.failures import FailureLog
 from mikanet.guard.refusal import LINGER, TURN_AWAY_LINGER
 from mikanet.mika.protocol import CHUNK_TIME, MikaServerConfig, MikaServerFactory
 from mikanet.mika.session import ClientSession, Profile, derive_keys
@@ -290,6 +291,25 @@ class HttpAndUdpTests(ServerTestCase):
 
 class RefusalTests(ServerTestCase):
     """Everything that proves nothing is turned away in one way (X2)."""
+
+    def test_failures_are_named_in_the_log(self) -> None:
+        """A wrong password, an old request, a replay and garbage are; an honest request and silence are not."""
+        lines: list[str] = []
+        self.factory.failures = FailureLog(self.clock, "mika", lines.append)
+        good = self.client().open()
+        self.connect().receive(good)
+        self.connect().receive(b"")
+        self.clock.advance(REFUSAL_TIME + 1)
+        self.assertEqual(lines, [])
+        wrong = ClientSession(
+            derive_keys(b"another password", self.profile),
+            Header(Kind.TCP, Address("example.com", 443), int(NOW + self.clock.seconds())),
+            self.rng.randbytes(16),
+            self.rng.randrange,
+        )
+        for data in (wrong.open(), good, self.client(skew=-31).open(), self.rng.randbytes(16384)):
+            self.connect().receive(data)
+        self.assertEqual(lines, ["authentication failed from 192.0.2.1 (mika)"] * 4)
 
     def test_all_failures_look_the_same(self) -> None:
         """Silence, random bytes, a cut flight, a changed one, a replay, an old one, a wrong password: one reaction."""

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mikanet.egress import Egress, EgressPolicy, parse_rule
 from mikanet.errors import DestinationError, Reason
 from mikanet.guard.admission import AdmissionLimits
+from mikanet.guard.failures import FailureLog
 from mikanet.guard.targets import TargetLimits, Targets
 from mikanet.nitrosocks import protocol, resend
 from mikanet.nitrosocks.client_link import ClientLink
@@ -119,11 +120,15 @@ class StrangerTests(SynchronousTestCase):
     def test_wrong_token(self) -> None:
         """A wrong token is a stranger's, too: counted, unanswered, ended at the one moment."""
         world = World(client={"token": b"not the token that the server has"})
+        lines: list[str] = []
+        world.server.failures = FailureLog(world.clock, "nitrosocks", lines.append)
         _, outcome = world.open()
         world.settle(11.0)
         self.assertEqual(world.server.counters["nitrosocks.server.refused.before_proof"], 1)
         self.assertEqual(len(outcome), 1)
         self.assertIn("it answers nothing", world.reports[0])
+        self.assertEqual(len(lines), 1)
+        self.assertRegex(lines[0], r"^authentication failed from 192\.0\.2\.\d+ \(nitrosocks\)$")
         self.assertEqual(world.wires[0].ways[1].packets[-1].type, Type.CHALLENGE)
 
     def test_cap(self) -> None:
