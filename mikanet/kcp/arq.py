@@ -14,6 +14,7 @@ Source: kcp-go 5.6.72 ``kcp.go``. Terms are KCP's.
 from __future__ import annotations
 
 import enum
+import itertools
 from collections import deque
 from dataclasses import dataclass
 
@@ -42,6 +43,8 @@ PROBE_LIMIT_MS = 120_000
 #: Transmissions of one segment after which the link counts as dead. kcp-go sets a mark there and never reads it; we
 #: do (Q9).
 DEAD_LINK = 20
+#: Segments that :meth:`Arq.hurry` sends again: enough to set everything going.
+HURRIED = 32
 #: No limit of the receive window but that of the settings.
 UNLIMITED = 65535
 _NEVER = 1 << 62
@@ -173,6 +176,18 @@ class Arq:
     def waiting(self) -> int:
         """Segments queued or in flight; a writer should pause at ``snd_wnd``."""
         return self._queue.segments() + len(self._in_flight)
+
+    @property
+    def acknowledged(self) -> int:
+        """Segments from the session's start up to the first that is not acknowledged."""
+        return self._snd_una_index
+
+    def hurry(self, now: int) -> None:
+        """Let the first segments in flight time out now, and have their patience anew."""
+        for segment in itertools.islice(self._in_flight, HURRIED):
+            if segment.xmit and not segment.acked:
+                segment.resend_at, segment.rto = now, self.rtt.rto
+                self._next_timeout = now
 
     @property
     def sendable(self) -> int:

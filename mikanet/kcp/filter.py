@@ -160,6 +160,17 @@ class KcpFilter(Filter):
         """Whether the peer has acknowledged something of ours."""
         return self.arq is not None and self.arq.proven
 
+    @property
+    def unacknowledged(self) -> int | None:
+        """The number, from the session's start, of the first segment that waits for its acknowledgement; None if none does."""
+        return self.arq.acknowledged if self.arq is not None and self.arq.waiting else None
+
+    def hurry(self) -> None:
+        """Send again at once the first of what is not acknowledged: the way to the peer may be another one now."""
+        if self.arq is not None and not self._pumping:
+            self.arq.hurry(int(self._clock.seconds() * 1000))
+            self._pump(Due.FLUSH)
+
     # -- from below
 
     def connectionMade(self) -> None:

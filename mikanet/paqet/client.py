@@ -223,6 +223,11 @@ class PaqetTunnel:
         for connection in self.connections:
             connection.open()
 
+    def network_changed(self) -> None:
+        """Addresses, interfaces, routes or neighbours of this machine are others than before."""
+        for connection in self.connections:
+            connection.network_changed()
+
     def stop(self) -> Deferred[None]:
         """End everything; fires when the ports are closed."""
         self.state.stop()

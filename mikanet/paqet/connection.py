@@ -35,6 +35,10 @@ PING_INTERVAL, MAX_MISSED = 10.0, 3
 #: Seconds before a session that never became live is followed by the next, doubled each time up to the second.
 FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
 
+#: Seconds between looks whether the server acknowledges what it is sent, also if it is heard. After two in a row without
+#: progress name and way are looked up again (our choice: a few retransmissions, and well within ten seconds).
+WATCH_INTERVAL, MAX_SILENT = 1.5, 2
+
 #: Seconds for another answer, when one came that is of no use, or when only one question was asked (our choice).
 SECOND_THOUGHTS = 2.0
 
@@ -107,6 +111,9 @@ class Connection:
         self._wait = FIRST_WAIT
         self._pings: set[_Ping] = set()
         self._missed = 0
+        self._watching: IDelayedCall | None = None
+        self._silent = 0
+        self._unacknowledged: int | None = None
         self._stopped = False
 
     # -- for the tunnel
@@ -149,9 +156,20 @@ class Connection:
         self._opening = self._port.open(self._packets_received)
         self._opening.addCallbacks(self._opened, self._not_opened)
 
+    def network_changed(self) -> None:
+        """Find out at once whether a session can go on; begin one if there is none."""
+        if self._stopped:
+            return
+        if self._smux is not None:
+            self._look_again(silent=False)
+        elif self._timer is not None:  # it would have begun later
+            self._wait = FIRST_WAIT
+            self.open()
+
     def stop(self) -> None:
         """End the session; no other follows."""
         self._stopped = True
+        self._stop_watching()
         self._cancel_timer()
         if self._opening is not None:
             self._opening.cancel()
@@ -177,6 +195,8 @@ class Connection:
         self._session.start()
         self._probe()
         self._timer = self._clock.callLater(PING_INTERVAL, self._look)
+        self._silent = 0
+        self._watching = self._clock.callLater(WATCH_INTERVAL, self._watch)
 
     def _not_opened(self, failure: Failure) -> None:
         self._opening = None
@@ -303,12 +323,40 @@ class Connection:
     def _pong_received(self, dialect: Dialect | None) -> None:
         self._missed = 0
 
+    def _watch(self) -> None:
+        """A moment has passed: is the server there?"""
+        self._watching = self._clock.callLater(WATCH_INTERVAL, self._watch)
+        before, self._unacknowledged = self._unacknowledged, self._session.kcp.unacknowledged
+        self._silent = self._silent + 1 if before is not None and before == self._unacknowledged else 0
+        if self._silent >= MAX_SILENT:
+            self._silent = 0
+            self._look_again(silent=True)
+
+    def _look_again(self, silent: bool) -> None:
+        smux = self._smux
+
+        def looked(moved: bool) -> None:
+            if moved and smux is self._smux and smux is not None:
+                self._config.counters.add("paqet.client.moved")
+                self._wait = FIRST_WAIT
+                smux.abort(Failure(error.ConnectionLost("the way to the server has changed")))
+            elif smux is self._smux and smux is not None:
+                self._session.kcp.hurry()
+
+        self._port.look_again(silent).addCallback(looked)
+
+    def _stop_watching(self) -> None:
+        watching, self._watching = self._watching, None
+        if watching is not None and watching.active():
+            watching.cancel()
+
     # -- a session's end
 
     def _lost(self, reason: Failure) -> None:
         was_live, self._smux, self.dialect = self.dialect is not None, None, None
         self._misunderstood = False
         self._cancel_timer()
+        self._stop_watching()
         self._stop_thinking()
         self._pings.clear()
         if self._stopped:

@@ -100,13 +100,22 @@ def client_raw_settings(config: PaqetConfig, firewall: bool) -> tuple[RawSetting
     """
     assert config.server is not None
     ip = look_up(config.server.host)
+    return way_to(config, firewall, ip), Address(str(ip), config.server.port)
+
+
+def way_to(config: PaqetConfig, firewall: bool, ip: IPAddress, fresh: bool = False) -> RawSettings:
+    """The raw port of a client whose server has the address ``ip``. Blocks while a next hop is asked for its station.
+
+    :param fresh: as of :func:`~mikanet.rawpackets.routes.find_route`.
+    :raises ConfigError: if the way there cannot be found.
+    """
     network = config.network
     family = network.ipv4 if ip.version == 4 else network.ipv6
     if family is None and (network.ipv4 or network.ipv6) is not None:
         raise ConfigError(f"the server {config.server} is reached by IPv{ip.version}, which network does not configure")
     family = family or Family()
-    path, interface = _path(family, ip, ip.version, network.interface, needs_router=True)
-    settings = RawSettings(
+    path, interface = _path(family, ip, ip.version, network.interface, needs_router=True, fresh=fresh)
+    return RawSettings(
         interface=interface,
         port=family.port,
         ipv4=path if ip.version == 4 else None,
@@ -116,16 +125,15 @@ def client_raw_settings(config: PaqetConfig, firewall: bool) -> tuple[RawSetting
         firewall=firewall,
         backend=config.backend,
     )
-    return settings, Address(str(ip), config.server.port)
 
 
 def _path(
-    family: Family, destination: IPAddress | None, version: int, interface: str, needs_router: bool
+    family: Family, destination: IPAddress | None, version: int, interface: str, needs_router: bool, fresh: bool = False
 ) -> tuple[FamilyPath, str]:
     """A family's path and the interface of it, found where they are not given."""
     if interface and family.address is not None and family.router_mac is not None:
         return FamilyPath(family.address, family.router_mac), interface
-    route = find_route(destination, interface, version)
+    route = find_route(destination, interface, version, fresh=fresh)
     router_mac = family.router_mac or route.router_mac
     if router_mac is None and needs_router:
         raise ConfigError(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet import error
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mikanet.counters import Counters
 from mikanet.egress import Egress, EgressPolicy
@@ -22,10 +25,12 @@ from mikanet.kcp.udp import UdpPackets
 from mikanet.paqet.client import PaqetTunnel
 from mikanet.paqet.config import PaqetConfig
 from mikanet.paqet.connection import PaqetClientConfig
-from mikanet.paqet.options import PaqetSetup, client_raw_settings, server_raw_settings
+from mikanet.paqet.options import PaqetSetup, client_raw_settings, server_raw_settings, way_to
 from mikanet.paqet.ports import IClientPort, RawClientPort, UdpClientPort
 from mikanet.paqet.server import PaqetServerConfig, PaqetServerFactory
 from mikanet.rawpackets.port import RawTcpPort
+from mikanet.rawpackets.settings import RawSettings
+from mikanet.rawpackets.watch import NetworkWatch
 from mikanet.relay import MemoryBudget
 from mikanet.service.counters_socket import CountersService
 from mikanet.service.doors import FrontDoors, make_client
@@ -76,6 +81,7 @@ class PaqetServer(DrainingService):
         )
         self._factory = PaqetServerFactory(reactor, config)
         self._port: Any = None
+        self._watch: NetworkWatch | None = None
         self._sessions: KcpSessions | None = None
         super().__init__(reactor, self._factory.connections, settings.drain_time)
         for child in (
@@ -124,10 +130,38 @@ class PaqetServer(DrainingService):
             port.set_flags((client.host, client.port), flags)  # type: ignore[attr-defined]  # an IP address
 
         self._factory.set_flags = set_flags
+        self._watch = NetworkWatch(self._reactor, partial(self._look_again, port))
         return port
+
+    def startService(self) -> None:
+        """Follow the network, where the port depends on it."""
+        super().startService()
+        if self._watch is not None:
+            self._watch.start()
+
+    def _look_again(self, port: RawTcpPort) -> None:
+        """The network has changed: go on with what the file leaves out as it is now."""
+        settings = self._settings
+        reactor = self._reactor
+        looking = deferToThreadPool(
+            reactor, reactor.getThreadPool(), server_raw_settings, settings.setup.config, settings.firewall
+        )
+
+        def found(now: RawSettings) -> None:
+            if port.move(now):
+                ours = " and ".join(str(path.source) for path in (now.ipv4, now.ipv6) if path is not None)
+                _log.info("paqet server now on {interface}, {ours}", interface=now.interface, ours=ours)
+
+        def not_found(failure: Failure) -> None:
+            failure.trap(ConfigError)
+            _log.warn("the network has changed: {problem}", problem=str(failure.value))
+
+        looking.addCallback(found).addErrback(not_found)
 
     def stopService(self) -> Deferred[None]:
         """Fires when every stream has ended or was cut, and the port is closed."""
+        if self._watch is not None:
+            self._watch.stop()
         self._factory.draining = True
         return super().stopService().addCallback(lambda _: self._close())
 
@@ -159,8 +193,9 @@ def client_ports(reactor: Any, setup: PaqetSetup, firewall: bool, counters: Coun
     assert config.server is not None
     if config.carrier == "udp":
         return [UdpClientPort(reactor, config.server) for _ in range(count)]
-    settings, server = client_raw_settings(config, firewall)
-    return [RawClientPort(reactor, settings, server, counters) for _ in range(count)]
+    settings, peer = client_raw_settings(config, firewall)
+    look = partial(way_to, config, firewall)
+    return [RawClientPort(reactor, settings, peer, config.server, counters, look) for _ in range(count)]
 
 
 def client_config(setup: PaqetSetup, counters: Counters, **more: Any) -> PaqetClientConfig:
@@ -181,6 +216,7 @@ class PaqetClient(MultiService):
         self._firewall = firewall
         self._verbose = verbose
         self._tunnel: PaqetTunnel | None = None
+        self._watch: NetworkWatch | None = None
         self.counters = Counters()
 
     def privilegedStartService(self) -> None:
@@ -205,9 +241,13 @@ class PaqetClient(MultiService):
         super().startService()  # type: ignore[no-untyped-call]  # untyped in Twisted
         assert self._tunnel is not None
         self._tunnel.start()
+        self._watch = NetworkWatch(self._reactor, self._tunnel.network_changed)
+        self._watch.start()
 
     def stopService(self) -> Deferred[None]:
         """Fires when doors and ports are closed."""
+        if self._watch is not None:
+            self._watch.stop()
         stopping: Deferred[Any] = maybeDeferred(super().stopService)
         tunnel = self._tunnel
         stop: Callable[[Any], Any] = lambda _: tunnel.stop() if tunnel is not None else None  # noqa: E731

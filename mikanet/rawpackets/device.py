@@ -77,6 +77,12 @@ class FrameDevice(Protocol):
     def pending_error(self) -> int:
         """The error number that the descriptor holds, which is cleared."""
 
+    def bind(self, interface: str) -> None:
+        """Listen on an interface, or on another one from now on, for which no privileges are needed.
+
+        :raises ConfigError: in one line, if there is no such interface, or it cannot be used.
+        """
+
     def close(self) -> None:
         """Let go of the interface."""
 
@@ -155,6 +161,11 @@ class PacketSocket:
                 made.setsockopt(socket.SOL_SOCKET, asked, sockbuf)
         if not self.sees_outgoing:
             self._ignore_outgoing()
+        self.bind(interface)
+
+    def bind(self, interface: str) -> None:
+        """As :class:`FrameDevice`."""
+        made = self.socket
         try:
             made.bind((interface, _ETH_P_ALL))
             self.mtu = interface_mtu(interface)

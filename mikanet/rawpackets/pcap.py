@@ -79,6 +79,10 @@ class PcapDevice:
         with socket.socket(fileno=os.dup(self.fileno())) as same:
             return same.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
+    def bind(self, interface: str) -> None:
+        """As FrameDevice; libpcap has no way to do that."""
+        raise ConfigError(f"interface {interface} cannot be opened any more without privileges: start again as root")
+
     def close(self) -> None:
         """As FrameDevice."""
         self._pcap.close()

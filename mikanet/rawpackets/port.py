@@ -12,6 +12,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -26,7 +27,7 @@ from mikanet.errors import ConfigError
 from mikanet.kcp.ports import IPacketPort
 from mikanet.rawpackets import frames as framing
 from mikanet.rawpackets.bpf import tcp_to_port
-from mikanet.rawpackets.device import AWAY, FrameDevice, PacketSocket, interface_state
+from mikanet.rawpackets.device import AWAY, FrameDevice, PacketSocket, interface_mac, interface_state
 from mikanet.rawpackets.firewall import Firewall, FirewallError, all_rules
 from mikanet.rawpackets.frames import FlagCycle, FrameMaker, FramePath, open_frame
 from mikanet.rawpackets.hold import hold_port
@@ -120,6 +121,10 @@ class RawTcpPort:
             device = PcapDevice(settings.interface, self.port, settings.sockbuf)
         else:
             device = PacketSocket(settings.interface, tcp_to_port(self.port), settings.sockbuf)
+        self._opened(device)
+
+    def _opened(self, device: FrameDevice) -> None:
+        settings = self._settings
         self._device = device
         self._interface_index = device.index
         headers = framing.MAX_HEADERS_V4 if settings.ipv6 is None else framing.MAX_HEADERS_V6
@@ -377,8 +382,49 @@ class RawTcpPort:
         try:
             self._open_device()
             old.close()
+        except ConfigError:  # the privileges to open another may be gone
+            old.bind(self._settings.interface)
+            self._opened(old)
         finally:
             self._reactor.addReader(self)
+
+    def move(self, settings: RawSettings) -> bool:
+        """Go on with another interface, source address or router than before, as the network has changed; whether anything
+        is otherwise. The port, flags and rules stay: rules name nothing but the port, so they hold everywhere.
+
+        :raises ConfigError: in one line, if the other interface cannot be used; then all is as before.
+        """
+        before = self._settings
+        settings = replace(settings, port=before.port, firewall=before.firewall, only=before.only and settings.only)
+        if settings == before:
+            self._take_new_station()
+            return False
+        self._settings = settings
+        try:
+            if settings.interface != before.interface and self._device is not None:
+                self._reopen()
+                self._away = False
+        except ConfigError:
+            self._settings = before
+            raise
+        self._paths.clear()
+        if settings.interface != before.interface:
+            self._stations.clear()  # of another link
+        self._learns = any(path is not None and path.router_mac is None for path in (settings.ipv4, settings.ipv6))
+        self.counters.add("rawpackets.moved")
+        return True
+
+    def _take_new_station(self) -> None:
+        """The interface may have another station of its own now."""
+        device = self._device
+        with contextlib.suppress(OSError, ConfigError):
+            if device is not None and interface_mac(self._settings.interface) != device.mac:
+                self._reopen()
+
+    @property
+    def settings(self) -> RawSettings:
+        """As they are now."""
+        return self._settings
 
     def _count_drops(self) -> bool:
         assert self._device is not None

@@ -24,6 +24,8 @@ _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 NEIGHBOUR_TIME = 2.0
 #: States of a neighbour whose station is known (<linux/neighbour.h>): reachable, stale, delay, probe, noarp, permanent.
 _KNOWN = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
+#: Those of them that the kernel learned and may have to learn anew: reachable, stale, delay, probe.
+_DYNAMIC = 0x02 | 0x04 | 0x08 | 0x10
 _DISCARD_PORT = 9
 #: Interface, source and gateway.
 _Way = tuple[int, IPv4Address | IPv6Address, IPv4Address | IPv6Address | None]
@@ -50,11 +52,14 @@ def find_route(
     interface: str = "",
     family: int = 4,
     patience: float = NEIGHBOUR_TIME,
+    fresh: bool = False,
 ) -> Route:
     """The way to ``destination``; with None, that of the default route of a family (4 or 6).
 
     Blocks for up to ``patience`` when the next hop's station is not known yet and must be asked for.
 
+    :param fresh: have the next hop asked for its station again where the kernel has not heard of it lately, as another
+        machine may have its address now.
     :param interface: look on this one only. Without a default route it is then enough that it has an address.
     :raises ConfigError: in one line, if there is no such way or no such interface.
     """
@@ -73,7 +78,7 @@ def find_route(
         index, source, gateway = found
         name = socket.if_indextoname(index)
         next_hop = gateway or destination
-        router_mac = None if next_hop is None else find_neighbour(netlink, next_hop, index, patience)
+        router_mac = None if next_hop is None else find_neighbour(netlink, next_hop, index, patience, fresh)
         return Route(name, _mac(netlink, index), interface_mtu(name), source, gateway, router_mac)
 
 
@@ -141,9 +146,11 @@ def _mac(netlink: Any, index: int) -> bytes:
 
 
 def find_neighbour(
-    netlink: Any, address: IPv4Address | IPv6Address, index: int, patience: float = NEIGHBOUR_TIME
+    netlink: Any, address: IPv4Address | IPv6Address, index: int, patience: float = NEIGHBOUR_TIME, fresh: bool = False
 ) -> bytes | None:
     """The station of a neighbour, which the kernel is made to ask for if it does not know; None if nobody answers."""
+    if fresh:
+        _forget_neighbour(netlink, address, index)
     until = time.monotonic() + patience
     asked = False
     while True:
@@ -157,6 +164,17 @@ def find_neighbour(
             _ask_for(address, index)
             asked = True
         time.sleep(0.05)
+
+
+def _forget_neighbour(netlink: Any, address: IPv4Address | IPv6Address, index: int) -> None:
+    """Have the kernel ask for a station that it only remembers. It would go on to use that for some ten seconds, and our
+    packets, which it does not see, never make it doubt. Without the right to, the old answer has to do."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with contextlib.suppress(NetlinkError):
+        for message in netlink.get_neighbours(family=_FAMILY[address.version], ifindex=index):
+            if message.get_attr("NDA_DST") == str(address) and message["state"] & _DYNAMIC:
+                netlink.neigh("del", dst=str(address), ifindex=index, family=_FAMILY[address.version])
 
 
 def _ask_for(address: IPv4Address | IPv6Address, index: int) -> None:

@@ -74,7 +74,7 @@ class RawSettingsTests(FileTestCase):
         self.asked: list[Any] = []
         self.route = ROUTE
 
-        def find_route(destination: Any, interface: str = "", family: int = 4) -> Route:
+        def find_route(destination: Any, interface: str = "", family: int = 4, fresh: bool = False) -> Route:
             self.asked.append((destination, interface, family))
             return self.route
 

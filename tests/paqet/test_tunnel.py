@@ -572,6 +572,55 @@ class _Nobody:
         """Lost."""
 
 
+class NetworkTests(SynchronousTestCase):
+    """A network that changes."""
+
+    def silent(self) -> tuple[World, PaqetTunnel]:
+        """A tunnel whose packets have just begun to get lost, with something to send."""
+        world = World()
+        tunnel, application, _ = established(world)
+        world.net.sessions.abort_all()
+        application.transport.write(b"x")  # type: ignore[union-attr]
+        return world, tunnel
+
+    def test_silence_without_change(self) -> None:
+        """While nothing is acknowledged, name and way are looked up again every few seconds; the session goes on."""
+        world, tunnel = self.silent()
+        began = tunnel.connections[0].live
+        world.clock.sleep(8)
+        self.assertTrue(began and tunnel.connections[0].live)
+        self.assertIn(world.ports[0].looks, (1, 2))
+        self.assertEqual(world.ports[0].opened, 1)
+
+    def test_silence_and_change(self) -> None:
+        """If they are others than before, a session begins at once, long before the old one would have died of silence."""
+        world, tunnel = self.silent()
+        world.ports[0].moved = True
+        world.run(lambda: world.ports[0].opened == 2, 6)
+        world.ports[0].moved = False
+        world.run(lambda: tunnel.connections[0].live, 2)
+
+    def test_told_of_a_change(self) -> None:
+        """When the kernel tells of a change there is a look at once, and nothing else while all is as before."""
+        world = World()
+        tunnel, _, _ = established(world)
+        tunnel.network_changed()
+        self.assertEqual((world.ports[0].looks, world.ports[0].opened), (1, 1))
+        world.ports[0].moved = True
+        tunnel.network_changed()
+        world.ports[0].moved = False
+        world.run(lambda: world.ports[0].opened == 2 and tunnel.connections[0].live, 2)
+
+    def test_nothing_is_left(self) -> None:
+        """A tunnel that has ended watches no more."""
+        world = World()
+        tunnel, _, _ = established(world)
+        tunnel.stop()
+        tunnel.network_changed()
+        world.clock.sleep(60)
+        self.assertEqual((world.ports[0].looks, world.ports[0].opened), (0, 1))
+
+
 class RefusalTests(SynchronousTestCase):
     """What a server does not do."""
 

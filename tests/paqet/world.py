@@ -45,7 +45,8 @@ class MemoryClientPort:
     def __init__(self, net: Net, name: tuple[str, int] | None = None) -> None:
         self._net = net
         self._name = name
-        self.opened = 0
+        self.opened = self.looks = 0
+        self.moved = False
         self.started = self.stopped = False
 
     def start(self) -> None:
@@ -58,6 +59,11 @@ class MemoryClientPort:
         name = self._name or ("client", 5000 + len(self._net.clients))
         self._net.clients[name] = _Receiver(received)  # type: ignore[assignment]  # all that the net asks of it
         return succeed(OpenPort(self._net.client_port, name, lambda: None))
+
+    def look_again(self, silent: bool) -> Deferred[bool]:
+        """Whether the network has moved, as the test says."""
+        self.looks += 1
+        return succeed(self.moved)
 
     def stop(self) -> Deferred[None]:
         """Note it."""

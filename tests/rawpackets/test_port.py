@@ -40,6 +40,14 @@ class Device:
         self.room = 1000
         self.drops = 0
         self.closed = False
+        self.bound: list[str] = []
+        self.may_bind = False
+
+    def bind(self, interface: str) -> None:
+        """To another interface, if that works."""
+        if not self.may_bind:
+            raise ConfigError("no right any more")
+        self.bound.append(interface)
 
     def fileno(self) -> int:
         """Some number."""
@@ -294,6 +302,44 @@ class RawTcpPortTests(SynchronousTestCase):
         self.device.index = 5
         self.patch(module, "PacketSocket", lambda interface, program, sockbuf: self.device)
         self.reactor.advance(1)
+        self.port.send_packets(PEER, [b"x"])
+        self.assertEqual(len(self.device.sent), 1)
+
+    def test_move(self) -> None:
+        """Another interface, address and router: packets go there, the old device is closed, the port stays."""
+        old, self.device = self.device, Device()
+        self.port.send_packets(PEER, [b"x"])
+        other = FamilyPath(IPv4Address("198.51.100.7"), b"\2\0\0\0\0\x99")
+        self.assertTrue(self.port.move(RawSettings("wlan0", 0, other)))
+        self.assertTrue(old.closed)
+        self.port.send_packets(PEER, [b"y"])
+        (frame,) = self.device.sent
+        self.assertEqual(frame[:6], b"\2\0\0\0\0\x99")
+        self.assertEqual(frame[26:30], other.source.packed)
+        self.assertEqual(int.from_bytes(frame[34:36], "big"), 9999)
+        self.assertFalse(self.port.move(RawSettings("wlan0", 0, other)))
+
+    def test_move_without_privileges(self) -> None:
+        """Where no other device can be opened any more, the one that is open goes to the other interface."""
+        self.device.may_bind = True
+
+        def refuse(interface: str, program: object, sockbuf: int) -> Device:
+            raise ConfigError("no right any more")
+
+        self.patch(module, "PacketSocket", refuse)
+        self.assertTrue(self.port.move(RawSettings("wlan0", 0, FamilyPath(HERE, ROUTER))))
+        self.assertEqual((self.device.bound, self.device.closed), (["wlan0"], False))
+
+    def test_move_that_fails(self) -> None:
+        """Where the other interface cannot be used, all is as before."""
+
+        def refuse(interface: str, program: object, sockbuf: int) -> Device:
+            raise ConfigError("no right any more")
+
+        before = self.port.settings
+        self.patch(module, "PacketSocket", refuse)
+        self.assertRaises(ConfigError, self.port.move, RawSettings("wlan0", 0, FamilyPath(HERE, ROUTER)))
+        self.assertEqual(self.port.settings, before)
         self.port.send_packets(PEER, [b"x"])
         self.assertEqual(len(self.device.sent), 1)
 
