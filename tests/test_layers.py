@@ -59,7 +59,7 @@ SYSTEM_TOP = ("options", "service", "tap_")
 SYSTEM_TOP_FLOOR = 8
 
 #: In the rooms of kcp, fec and smux, these modules connect a state machine to Twisted and stand beside the carriers.
-ADAPTERS = ("client", "connection", "endpoints", "filter", "forward", "link", "ports", "sessions", "udp")
+ADAPTERS = ("client", "connection", "endpoints", "filter", "forward", "link", "ports", "sessions", "udp", "voices")
 ADAPTER_ROOMS = ("mikanet.fec", "mikanet.kcp", "mikanet.smux")
 ADAPTER_FLOOR = 5
 

@@ -27,6 +27,7 @@ class KcpClientSession:
 
     :param sealer: shared by all sessions of one key, as it remembers packets.
     :param on_close: called when the session is over, so that the port can be closed.
+    :ivar opened: packets that were good; :ivar refused: packets that failed their check.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class KcpClientSession:
         random_bytes: RandomBytes,
         on_close: Callable[[], None],
     ) -> None:
+        self.opened = self.refused = 0
         self._sealer = sealer
         self._settings = settings
         self._conv = random_u32(random_bytes)
@@ -53,7 +55,10 @@ class KcpClientSession:
 
     def packets_received(self, packets: Sequence[bytes]) -> None:
         """A batch of sealed packets from the peer."""
+        refused = self._sealer.refused
         bodies = self._sealer.open(list(packets))
+        self.opened += len(bodies)
+        self.refused += self._sealer.refused - refused
         if self._settings.has_fec:
             bodies = [body for body in bodies if conv_of(body) in (self._conv, None)]
         else:

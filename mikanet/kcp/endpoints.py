@@ -23,6 +23,7 @@ from mikanet.kcp.client import KcpClientSession
 from mikanet.kcp.link import LinkSettings, RandomBytes, shared_sealer
 from mikanet.kcp.sessions import KcpSessions
 from mikanet.kcp.udp import UdpPackets, UdpPeer
+from mikanet.kcp.voices import ClientVoice
 from mikanet.net.resolve import resolve_first
 
 
@@ -39,6 +40,7 @@ class KcpClientEndpoint:
         self._settings = settings
         self._random_bytes = random_bytes
         self._sealer = shared_sealer(settings, random_bytes, server=False)
+        self._voice = ClientVoice(reactor, f"{host}:{port}")
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Fires with the protocol once the name is resolved and the socket is open."""
@@ -53,9 +55,16 @@ class KcpClientEndpoint:
         upper = factory.buildProtocol(address)
         if upper is None:
             raise ConfigError("the factory made no protocol")
+
+        def over() -> None:
+            if watching.active():
+                watching.cancel()
+            _stop(port)
+
         session = KcpClientSession(
-            port, peer, upper, self._settings, self._sealer, self._reactor, self._random_bytes, lambda: _stop(port)
+            port, peer, upper, self._settings, self._sealer, self._reactor, self._random_bytes, over
         )
+        watching = self._voice.watch(session)
         port.startListening()  # type: ignore[no-untyped-call]  # untyped in Twisted
         session.start()
         return upper

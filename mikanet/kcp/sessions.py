@@ -33,6 +33,7 @@ from mikanet.kcp.link import (
 )
 from mikanet.kcp.ports import PacketPath
 from mikanet.kcp.segment import opens_session
+from mikanet.kcp.voices import ServerVoice
 from mikanet.relay import MemoryBudget
 
 #: Ended sessions that late packets must not open again, and for how long (seconds).
@@ -82,6 +83,7 @@ class KcpSessions:
         self._sealer = shared_sealer(settings, random_bytes, server=True)
         costly = BLOCKS[settings.block].costly
         self._failures = FailureLimit(clock, COSTLY_FAILURES_IN_ALL if costly else FAILURES_IN_ALL)
+        self._voice = ServerVoice(clock)
         self._by_peer: dict[Any, list[_Session]] = {}
         self._per_source: dict[Any, int] = {}
         self._unproven: dict[Any, int] = {}  # per source too
@@ -116,6 +118,10 @@ class KcpSessions:
             if self._sealer.refused > refused:
                 self.counters.add("kcp.server.dropped.check", self._sealer.refused - refused)
                 self._failures.failed(source, self._sealer.refused - refused)
+                if not bodies and not self._is_proven(source):
+                    self._voice.failed(source, str(getattr(self._port.address_of(peer), "host", peer)), len(packets))
+        if bodies:
+            self._voice.opened(source)
         self._sort(peer, bodies)
         return bool(bodies)
 

@@ -48,10 +48,6 @@ _CLOSING = (
 
 #: Over links without reset: least time between two words about silence, and how long a byte speaks for the server.
 REMIND_TIME = 60.0
-_NOTHING = (
-    "does not answer: check that it runs, that its UDP port can be reached, and that block, key, dshard and pshard are the "
-    "same there"
-)
 _KEEPS_SILENT = (
     "takes our packets and answers nothing: if all targets are like that, check that the password, --method and --profile "
     "are the same there, and that the clocks of both machines agree within 30 s"
@@ -167,16 +163,17 @@ class ServerHealth:
     def _silence(self, connection: Watched) -> None:
         acknowledged = connection.acknowledged
         if acknowledged is not None:
-            self._remind(acknowledged)
+            if acknowledged:  # else the link has words of its own
+                self._remind()
         elif self.profile is not Profile.GO:  # whose server ends a refused target and a wrong password alike
             self._ask()
 
-    def _remind(self, acknowledged: bool) -> None:
+    def _remind(self) -> None:
         """A link without reset is silent: say what that may mean, unless the server has let us in lately."""
         now = self._clock.seconds()
         if now - max(self._heard_at, self._reminded_at) >= REMIND_TIME:
             self._reminded_at = now
-            self.state.remark(_KEEPS_SILENT if acknowledged else _NOTHING)
+            self.state.remark(_KEEPS_SILENT)
 
     def _ask(self, tell: bool = False) -> None:
         if self._probe is None and self._again is None:

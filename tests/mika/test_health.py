@@ -105,7 +105,7 @@ class HealthTests(SynchronousTestCase):
 
     def test_a_link_without_reset(self) -> None:
         """Over KCP nothing can be asked: doors stay open however long a target is silent, and the log says what to check."""
-        for proven, words in ((True, "password"), (False, "block, key")):
+        for proven in (True, False):
             self.setUp()
             self.server.make = lambda proven=proven: KcpTransport(proven)
             self.tunnel.health.start()
@@ -113,12 +113,12 @@ class HealthTests(SynchronousTestCase):
             self.clock.advance(4)
             self.assertEqual(self.said, [])
             self.clock.pump([1.5] * 10)
-            self.assertEqual((len(self.said), upper.lost), (1, []))
-            self.assertIn(words, self.said[0])
+            self.assertEqual((len(self.said), upper.lost), (proven, []))
+            self.assertTrue(all("password" in text for text in self.said))
             for _ in range(30):
                 self.successResultOf(self.connect())
                 self.clock.advance(1)
-            self.assertEqual(len(self.said), 1)
+            self.assertEqual(len(self.said), proven)
             probe = self.server.transports.pop(0)
             self.assertEqual((probe.bytes_written, probe.aborted), (b"", True))
             self.assertNotIn(Address("::1", 1), self.asked())
