@@ -15,8 +15,10 @@ from mikanet.cli.dissect import Dissector, Verdict
 from mikanet.cli.doctor_findings import Finding, note, ok, problem
 from mikanet.cli.doctor_machine import rule_commands
 from mikanet.cli.dump import capture, link_interface, link_port, make_dissector
+from mikanet.cli.ping import describe_path
 from mikanet.counters import Counters
 from mikanet.errors import ConfigError
+from mikanet.kcp.filter import PathSize
 from mikanet.paqet.client import PaqetTunnel
 from mikanet.paqet.config import Family
 from mikanet.paqet.options import PaqetSetup
@@ -43,9 +45,12 @@ def client_findings(setup: PaqetSetup, reactor: Any, seconds: float) -> Iterator
     except ConfigError as error:
         yield problem("link", str(error), f"mikanet doctor {setup.path}   (again, when that is mended)")
         return
-    answer = _ask(reactor, tunnel, seconds)
+    sizes: list[PathSize | None] = []
+    answer = _ask(reactor, tunnel, seconds, sizes)
     if isinstance(answer, str):
         yield ok("link", f"{server} answers, {answer}")
+        if sizes and sizes[0] is not None:
+            yield _about_path(sizes[0])
         return
     yield from _explain(setup, counters, tunnel.sealer.refused, said)
 
@@ -61,14 +66,26 @@ def _without_port(family: Family | None) -> Family | None:
     return None if family is None else replace(family, port=0)
 
 
-def _ask(reactor: Any, tunnel: PaqetTunnel, seconds: float) -> str | Failure:
-    """Run the reactor until the server answered or the time is over."""
+def _about_path(found: PathSize) -> Finding:
+    """What the path carries."""
+    if found.size >= found.wanted or not found.settled:
+        return ok("path", describe_path(found))
+    text, _, advice = describe_path(found).partition(": set ")
+    return problem("path", text, f"{advice.removesuffix(' at both ends')}   (in transport.kcp, at both ends)")
+
+
+def _ask(reactor: Any, tunnel: PaqetTunnel, seconds: float, sizes: list[PathSize | None]) -> str | Failure:
+    """Run the reactor until the server answered or the time is over; what its path carries goes to ``sizes``."""
     result: list[str | Failure] = []
+    answered: list[str] = []
 
     async def ask() -> str:
         began = reactor.seconds()
         live = await tunnel.connections[0].session()
-        return f"after {(reactor.seconds() - began) * 1000:.0f} ms, in dialect {live.dialect.value}"
+        said = f"after {(reactor.seconds() - began) * 1000:.0f} ms, in dialect {live.dialect.value}"
+        answered.append(said)
+        sizes.append(await tunnel.connections[0].find_path_size())
+        return said
 
     def start() -> None:
         asking = ensureDeferred(ask()).addTimeout(seconds, reactor)
@@ -77,7 +94,7 @@ def _ask(reactor: Any, tunnel: PaqetTunnel, seconds: float) -> str | Failure:
 
     reactor.callWhenRunning(start)
     reactor.run()
-    return result[0]
+    return answered[0] if answered else result[0]  # the search for sizes may not have come to its end
 
 
 def _explain(setup: PaqetSetup, counters: Counters, refused: int, said: list[str]) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from twisted.python import usage
 from mikanet.cli.words import WordsOptions as BaseOptions
 from mikanet.counters import Counters
 from mikanet.errors import ConfigError, DestinationError
+from mikanet.kcp.filter import PathSize
 from mikanet.paqet.client import PaqetTunnel
 from mikanet.paqet.options import PaqetSetup, load_setup
 from mikanet.paqet.service import client_config, client_ports
@@ -83,6 +84,17 @@ def run(options: Options, reactor: Any = None) -> int:
     return status[0]
 
 
+def describe_path(found: PathSize) -> str:
+    """What a path carries, in a line."""
+    if found.size >= found.wanted:
+        return f"packets of {found.size} bytes pass, which is the MTU"
+    if not found.settled:
+        return (
+            f"packets of {found.size} bytes pass; whether larger ones up to the MTU of {found.wanted} do is not known"
+        )
+    return f"packets pass up to {found.size} bytes, not up to the MTU of {found.wanted}: set mtu: {found.size} at both ends"
+
+
 @inlineCallbacks
 def _ping(reactor: Any, tunnel: PaqetTunnel, server: str, count: int) -> Any:
     connection = tunnel.connections[0]
@@ -104,6 +116,9 @@ def _ping(reactor: Any, tunnel: PaqetTunnel, server: str, count: int) -> Any:
             times.append((reactor.seconds() - began) * 1000)
             print(f"{number}: {times[-1]:.1f} ms")
         yield deferLater(reactor, _PAUSE)
+    found = yield connection.find_path_size()
+    if found is not None:
+        print(describe_path(found))
     summary = f"{len(times)} of {count} answered"
     if times:
         summary += f", {min(times):.1f} / {statistics.median(times):.1f} / {max(times):.1f} ms (least / median / most)"

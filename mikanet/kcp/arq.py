@@ -19,6 +19,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from mikanet.kcp.congestion import CongestionWindow
+from mikanet.kcp.pathmtu import STUCK_AFTER, PathMtu
 from mikanet.kcp.rtt import RttEstimator
 from mikanet.kcp.segment import (
     ACK,
@@ -87,6 +88,7 @@ class Arq:
     :ivar first_size: most bytes of the first segment, and no other leaves before the proof; None for no such bound.
     :ivar receive_limit: largest receive window told to the peer, and kept for it, while that is smaller than the
         settings'; see :data:`UNLIMITED`.
+    :ivar path: what is known of the sizes that the path carries; None where no more is wanted than all paths carry.
     :ivar retransmissions: segments sent more than once, counted each time.
     """
 
@@ -98,10 +100,12 @@ class Arq:
         "_frontier",
         "_gaps",
         "_in_flight",
+        "_large_arrived",
         "_last_flush",
         "_mtu",
         "_next_timeout",
         "_out_of_order",
+        "_probe",
         "_probe_at",
         "_probe_wait",
         "_queue",
@@ -119,6 +123,7 @@ class Arq:
         "dead",
         "first_size",
         "must_prove",
+        "path",
         "proven",
         "rcv_nxt",
         "receive_limit",
@@ -133,7 +138,10 @@ class Arq:
         self.rtt = RttEstimator(settings.interval_ms, settings.mode.nodelay)
         self._congestion = None if settings.mode.nc else CongestionWindow(settings.mss)
         self._resend = settings.mode.resend
-        self._mtu = settings.mtu
+        self.path = PathMtu(settings.base_mtu, settings.mtu) if 0 < settings.base_mtu < settings.mtu else None
+        self._mtu = settings.mtu if self.path is None else self.path.size
+        self._probe: tuple[_Sent, int] | None = None  # the segment of a datagram that was filled up, and its size
+        self._large_arrived = -1  # index of the highest segment that needed more than the least size
         self._ts_offset = ts_offset
         self.dead = False
         self.proven = False
@@ -142,7 +150,9 @@ class Arq:
         self.receive_limit = UNLIMITED
         self.retransmissions = 0
         # Sending
-        self._queue: StreamQueue | MessageQueue = (StreamQueue if settings.stream else MessageQueue)(settings.mss)
+        self._queue: StreamQueue | MessageQueue = (StreamQueue if settings.stream else MessageQueue)(
+            self._mtu - HEADER_LENGTH
+        )
         self._in_flight: deque[_Sent] = deque()
         self._unsent: list[_Sent] = []  # in the window, but moved there by a flush that sends no data
         self._snd_una = first_sn
@@ -310,7 +320,10 @@ class Arq:
             return
         for _ in range(count):
             # Marked for those that still stand in _gaps or _unsent.
-            in_flight.popleft().acked = True
+            segment = in_flight.popleft()
+            segment.acked = True
+        if count:
+            self._note_arrival(segment)
         self._snd_una = una
         self._snd_una_index += count
         self.dead = False
@@ -332,6 +345,7 @@ class Arq:
             raise ImpossibleAckError("acknowledges what was not sent")
         passed = self._pass_acked(segment)
         segment.acked = True
+        self._note_arrival(segment)
         index = segment.index
         una_index = self._snd_una_index
         first = max(self._frontier, una_index)
@@ -383,10 +397,60 @@ class Arq:
             moved = True
         return moved
 
+    # -- sizes
+
+    def _note_arrival(self, segment: _Sent) -> None:
+        """A segment has arrived: that tells of its size, as far as nothing larger than the least is lost for good."""
+        if self.path is not None and len(segment.data) + HEADER_LENGTH > self.path.base:
+            self._large_arrived = max(self._large_arrived, segment.index)
+
+    @property
+    def stuck(self) -> bool:
+        """The path carries the first segment's size no more: it was sent often, and smaller ones arrive, and no large one."""
+        if self.path is None or not self._in_flight:
+            return False
+        first = self._in_flight[0]
+        return (
+            first.xmit >= STUCK_AFTER
+            and len(first.data) + HEADER_LENGTH > self.path.base
+            and first.index < self._frontier
+            and self._large_arrived < first.index
+        )
+
+    def _judge_probe(self, now: int) -> None:
+        """Whether the filled datagram arrived, if that can be told."""
+        if self._probe is None or self.path is None:
+            return
+        segment, size = self._probe
+        if segment.xmit > 1:
+            self._probe = None
+            self.path.failed(size, now)
+        elif segment.acked:
+            self._probe = None
+            self.path.passed(size)
+            self._mtu = self.path.size
+            self._queue.mss = self._mtu - HEADER_LENGTH
+
+    def _fill_up(self, parts: list[bytes], now: int, last: _Sent) -> None:
+        """Make the open datagram, which ends with a segment that was never sent before, as large as is to be tried."""
+        if self.path is None or self._probe is not None or not self.proven or not self._snd_una_index:
+            return
+        wanted = self.path.wanted(now)
+        room = wanted - sum(map(len, parts)) - HEADER_LENGTH
+        if not wanted or room < 0:
+            return
+        ts, sn = (now + self._ts_offset) & MASK, (self._snd_una - 1) & MASK
+        parts.append(HEADER.pack(self.conv, PUSH, 0, self._unused_window(), ts, sn, self.rcv_nxt, room))
+        parts.append(bytes(room))
+        self._probe = last, wanted
+
     # -- datagrams out
+
     def flush(self, now: int, due: Due = Due.FLUSH) -> list[bytes]:
         """The datagrams to send now, each at most ``mtu`` bytes; with :attr:`Due.ACKS` no data goes along."""
         datagrams: list[bytes] = []
+        if self._probe is not None:
+            self._judge_probe(now)
         parts = self._control_segments(now, datagrams)
         window = self._window()
         moved = self._fill_window(window)
@@ -396,6 +460,8 @@ class Arq:
             unsent = self._unsent
             if again or unsent:
                 parts = self._transmit(again + unsent if again else unsent, now, parts, datagrams)
+                if unsent:
+                    self._fill_up(parts, now, unsent[-1])
                 self._unsent = []
             if self._congestion is not None:
                 self._congestion.flushed(resent, timed_out, len(self._in_flight), window, self._resend)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 from twisted.internet import error
 from twisted.internet.interfaces import IDelayedCall, IProducer, IProtocol, IPushProducer, IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -31,6 +32,9 @@ PROBATION_WINDOW = 31
 #: Segments ready to go that end the delay of writes: it is there to join small ones. kcp-go lets a whole send window
 #: wait, and so idles for most of each interval (our choice; nobody but us can tell).
 DELAY_LIMIT = 32
+
+
+_log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,17 @@ class Patience:
 DEFAULT_PATIENCE = Patience()
 
 
+class PathSize(NamedTuple):
+    """Sizes of packets, in bytes: the largest that the path is known to carry, and the largest that is wanted.
+
+    :ivar settled: whether the search is over.
+    """
+
+    size: int
+    wanted: int
+    settled: bool
+
+
 class Trust(enum.Enum):
     """When a peer counts as authenticated, and gets the whole receive window."""
 
@@ -74,6 +89,7 @@ class KcpFilter(Filter):
     :param require_proof: keep what arrives from the upper protocol until the peer has acknowledged a segment (Q4).
     :param trust: when the peer counts as authenticated.
     :param weight: bytes that leave below for each of a datagram here, as with parity.
+    :param headers: bytes that what is below adds to a datagram; for messages to the user.
     :param budget: that what is kept for the peer, and for sending to it, counts in.
     :ivar authenticated: whether it does.
     :cvar silent_half_close: an end of one direction is seen by nobody on the wire.
@@ -91,6 +107,7 @@ class KcpFilter(Filter):
         "_clock",
         "_closing",
         "_end_at",
+        "_headers",
         "_held",
         "_last_heard",
         "_make_arq",
@@ -100,6 +117,7 @@ class KcpFilter(Filter):
         "_producer_paused",
         "_pumping",
         "_reading_paused",
+        "_said_size",
         "_streaming",
         "_timer",
         "_timer_at",
@@ -123,6 +141,7 @@ class KcpFilter(Filter):
         trust: Trust = Trust.AT_ONCE,
         budget: MemoryBudget | None = None,
         weight: float = 1.0,
+        headers: int = 0,
     ) -> None:
         super().__init__(upper)
         self._make_arq: Callable[[int], Arq] = lambda mtu: Arq(
@@ -146,6 +165,8 @@ class KcpFilter(Filter):
         self._timer_at = 0.0
         self._last_heard = 0.0
         self._end_at: float | None = None  # when probation or linger is over
+        self._headers = headers
+        self._said_size = 0
         self._pumping = False
         self._wrote = False
         self._closing = False
@@ -360,12 +381,55 @@ class KcpFilter(Filter):
             return
         if self._budget is not None:
             self._charge(arq.buffered * arq.settings.mtu)
+        if arq.path is not None and self._lost_path(arq):
+            return
         if arq.dead and self._clock.seconds() >= self._last_heard + self._patience.dead:
             self._end(Failure(error.ConnectionLost("the peer does not answer")))
         elif self._closing and not arq.waiting:
             self._end(Failure(error.ConnectionDone()))
         else:
             self._arm()
+
+    def _lost_path(self, arq: Arq) -> bool:
+        """Say what the path does not carry, once for each size; give up, and say so, what can never arrive."""
+        path = arq.path
+        assert path is not None
+        if arq.stuck:
+            _log.warn(
+                "packets to {peer} do not pass any more above {size} bytes: beginning anew with smaller ones",
+                peer=self._peer_text(),
+                size=self._on_the_wire(path.base),
+            )
+            self._end(Failure(error.ConnectionLost("the path carries large packets no more")))
+            return True
+        if path.refused and path.settled and self._said_size != path.size:
+            self._said_size = path.size
+            _log.warn(
+                "packets to {peer} pass up to {size} bytes, not {full}: using smaller ones; set the MTU to that to save the search",
+                peer=self._peer_text(),
+                size=self._on_the_wire(path.size),
+                full=self._on_the_wire(path.full),
+            )
+        return False
+
+    def _on_the_wire(self, size: int) -> int:
+        return size + self._headers
+
+    def _peer_text(self) -> str:
+        peer: Any = self.getPeer() if self.transport is not None else None
+        return str(getattr(peer, "host", "the peer"))
+
+    @property
+    def path_size(self) -> PathSize | None:
+        """What the path carries, with the cipher's and FEC's headers; None when the session is over."""
+        arq = self.arq
+        if arq is None:
+            return None
+        path = arq.path
+        if path is None:
+            size = self._on_the_wire(arq.settings.mtu)
+            return PathSize(size, size, settled=True)
+        return PathSize(self._on_the_wire(path.size), self._on_the_wire(path.full), path.settled)
 
     def _charge(self, size: int) -> None:
         """Count what this session keeps."""

@@ -23,6 +23,7 @@ from mikanet.fec.header import DATA, OUT_OF_BAND, OVERHEAD, PARITY
 from mikanet.fec.reedsolomon import MAX_SHARDS
 from mikanet.filters.base import Filter
 from mikanet.kcp.filter import DEFAULT_PATIENCE, KcpFilter, Patience, Trust
+from mikanet.kcp.pathmtu import BASE_PACKET
 from mikanet.kcp.segment import HEADER_LENGTH
 from mikanet.kcp.settings import MAX_PACKET, MODES, ArqSettings, Mode
 from mikanet.relay import MemoryBudget
@@ -95,7 +96,10 @@ class LinkSettings:
 
     def arq(self) -> ArqSettings:
         """The settings of a session."""
-        return ArqSettings(self.mode, self.packet_room - self.fec_overhead, self.snd_wnd, self.rcv_wnd, self.stream)
+        room = self.packet_room - self.fec_overhead
+        base = max(0, room - max(0, self.mtu - BASE_PACKET)) if self.stream else 0
+        base = base if base > HEADER_LENGTH else 0
+        return ArqSettings(self.mode, room, self.snd_wnd, self.rcv_wnd, self.stream, base)
 
 
 def kcp_stack(
@@ -109,8 +113,19 @@ def kcp_stack(
 ) -> tuple[Filter, KcpFilter]:
     """The filters of one session below ``upper``: the lowest of them, and the KCP one."""
     weight = 1 + settings.parity_shards / settings.data_shards if settings.has_fec else 1.0
+    arq = settings.arq()
     kcp = KcpFilter(
-        upper, conv, settings.arq(), clock, settings.patience, ts_offset, settings.require_proof, trust, budget, weight
+        upper,
+        conv,
+        arq,
+        clock,
+        settings.patience,
+        ts_offset,
+        settings.require_proof,
+        trust,
+        budget,
+        weight,
+        settings.mtu - arq.mtu,
     )
     if settings.has_fec:
         return FecFilter(kcp, settings.data_shards, settings.parity_shards, clock, kcp.authenticated), kcp

@@ -13,13 +13,15 @@ MAX_FRAGMENTS = 255
 class StreamQueue:
     """Writes as one run of bytes, cut into full segments; fragment numbers are 0.
 
+    :ivar mss: bytes of a full segment, from the next that is cut on.
+
     kcp-go tops up its last waiting segment with each write. Cutting late comes to the same and copies once.
     """
 
-    __slots__ = ("_chunks", "_head", "_length", "_mss")
+    __slots__ = ("_chunks", "_head", "_length", "mss")
 
     def __init__(self, mss: int) -> None:
-        self._mss = mss
+        self.mss = mss
         self._chunks: deque[bytes] = deque()
         self._head = 0  # bytes of the first chunk that are gone
         self._length = 0
@@ -32,11 +34,11 @@ class StreamQueue:
 
     def segments(self) -> int:
         """How many segments wait."""
-        return -(-self._length // self._mss)
+        return -(-self._length // self.mss)
 
     def take(self, count: int, most: int | None = None) -> list[tuple[int, bytes]]:
         """The next segments, at most ``count``, as (frg, data), of at most ``most`` bytes each."""
-        mss, chunks, head = self._mss if most is None else min(self._mss, most), self._chunks, self._head
+        mss, chunks, head = self.mss if most is None else min(self.mss, most), self._chunks, self._head
         taken: list[tuple[int, bytes]] = []
         while len(taken) < count and chunks:
             chunk = chunks[0]
@@ -68,12 +70,15 @@ class StreamQueue:
 
 
 class MessageQueue:
-    """Each write a message of its own, in fragments counted down to 0."""
+    """Each write a message of its own, in fragments counted down to 0.
 
-    __slots__ = ("_mss", "_waiting")
+    :ivar mss: bytes of a full fragment, from the next message on.
+    """
+
+    __slots__ = ("_waiting", "mss")
 
     def __init__(self, mss: int) -> None:
-        self._mss = mss
+        self.mss = mss
         self._waiting: deque[tuple[int, bytes]] = deque()
 
     def put(self, data: bytes) -> None:
@@ -81,7 +86,7 @@ class MessageQueue:
 
         :raises LocalProtocolError: if it has more fragments than can be numbered.
         """
-        mss = self._mss
+        mss = self.mss
         count = -(-len(data) // mss)
         if count > MAX_FRAGMENTS:
             raise LocalProtocolError(f"a KCP message of {len(data)} bytes has more than {MAX_FRAGMENTS} fragments")

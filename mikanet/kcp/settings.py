@@ -59,6 +59,7 @@ class ArqSettings:
     """What one end of a session is set to; the peer need not agree.
 
     :ivar mtu: largest KCP datagram in bytes, below FEC and cipher headers.
+    :ivar base_mtu: the size to begin with where the path may not carry ``mtu``, and to try larger ones from; 0: ``mtu``.
     :ivar snd_wnd: most segments in flight.
     :ivar rcv_wnd: most segments held for the application.
     :ivar stream: join writes into full segments; otherwise each write is a message of its own.
@@ -70,6 +71,7 @@ class ArqSettings:
     snd_wnd: int = 1024
     rcv_wnd: int = 1024
     stream: bool = True
+    base_mtu: int = 0
 
     def __post_init__(self) -> None:
         if not HEADER_LENGTH < self.mtu <= MAX_PACKET:

@@ -8,13 +8,13 @@ understands. A live session is asked every ten seconds; three answers missed in 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from twisted.internet import error
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, inlineCallbacks, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from mikanet.counters import Counters
 from mikanet.errors import LocalProtocolError, Reason, RemoteProtocolError, ServerError
 from mikanet.kcp.client import KcpClientSession
+from mikanet.kcp.filter import PathSize
 from mikanet.kcp.link import LinkSettings, PacketSealer, RandomBytes
 from mikanet.paqet.config import AUTO_DIALECTS
 from mikanet.paqet.ports import IClientPort, OpenPort
@@ -38,6 +39,9 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
 #: Seconds between looks whether the server acknowledges what it is sent, also if it is heard. After two in a row without
 #: progress name and way are looked up again (our choice: a few retransmissions, and well within ten seconds).
 WATCH_INTERVAL, MAX_SILENT = 1.5, 2
+
+#: Questions that :meth:`Connection.find_path_size` asks at most, and how long each may take (our choice).
+MOST_QUESTIONS, QUESTION_TIME = 40, 1.0
 
 #: Seconds for another answer, when one came that is of no use, or when only one question was asked (our choice).
 SECOND_THOUGHTS = 2.0
@@ -147,6 +151,23 @@ class Connection:
             self.dialect or Dialect.A21, lambda dialect: None if answered.called else answered.callback(dialect)
         )
         return answered
+
+    @property
+    def path_size(self) -> PathSize | None:
+        """What the path to the server carries, as far as the session has found out; None without one."""
+        return self._session.kcp.path_size if self._smux is not None else None
+
+    @inlineCallbacks
+    def find_path_size(self, most: int = MOST_QUESTIONS) -> Generator[Any, Any, PathSize | None]:
+        """Ask until it is known what the path carries, at most so often; fires with what is known then."""
+        for _ in range(most):
+            found = self.path_size
+            if found is None or found.settled:
+                return found
+            # An answer, or the time in which a lost question is sent again.
+            answer: Deferred[Any] = self.ping().addTimeout(QUESTION_TIME, self._clock).addErrback(lambda _: None)
+            yield answer
+        return self.path_size
 
     def open(self) -> None:
         """Begin a session, unless there is one."""

@@ -138,3 +138,32 @@ class NetworkTests(SynchronousTestCase):
         self.ip(client.name, f"link set {self.second} up")
         self.ip(client.name, f"addr add {self.own[3]}/24 dev {self.second}")
         self.recovers()
+
+    def test_narrow_path(self) -> None:
+        """A path that drops packets above 1,300 bytes without a word, either way: a page of 300 KB comes through, and ping
+        says which size passes."""
+        require_program("nft")
+        self.client.stop()
+        (self.programs.folder / "index.html").write_bytes(b"x" * 300_000)
+        device = self.pair.second.interface
+        rules = "".join(
+            f"chain {hook} {{ type filter hook {hook} device {device} priority 0; meta length > 1300 drop; }}\n"
+            for hook in ("ingress", "egress")
+        )
+        file = self.programs.folder / "rules"
+        file.write_text(f"table netdev narrow {{\n{rules}}}\n")
+        self.pair.second.run(["nft", "-f", str(file)])
+        config = str(self.programs.folder / "client.yaml")
+        ping = self.programs.mikanet("ping", config, space=self.pair.first)
+        self.assertEqual(ping.wait(60), 0, ping.output)
+        self.assertRegex(
+            ping.output, r"packets pass up to 12\d\d bytes, not up to the MTU of 1350: set mtu: 12\d\d at both ends"
+        )
+        socks = f"tcp:{self.programs.socks}:interface=127.0.0.1"
+        self.client = self.programs.twistd(
+            "paqet-client", f"--config={config}", f"--socks={socks}", space=self.pair.first
+        )
+        wait_for(lambda: "socks front door" in self.client.output, 20, "the door")
+        door = f"127.0.0.1:{self.programs.socks}"
+        command = ["curl", "-s", "-m", "20", "--socks5-hostname", door, "http://127.0.0.1:8000/index.html"]
+        self.assertEqual(len(self.pair.first.run(command, check=False).stdout), 300_000, self.client.output)
