@@ -49,7 +49,7 @@ class _Socket(DatagramProtocol):
 class UdpTarget:
     """Passes datagrams to and from one target; as a producer, it drops them while the client's link is full.
 
-    :param deliver: called with each datagram that the target sends.
+    :param deliver: called with each datagram that the target sends; an empty one is one, too.
     :param fail: called when the target cannot be had, or the flow has been idle for too long.
     :param max_datagram: larger ones are dropped, either way. :param user: whose flow it is, for fair look-ups.
     """
@@ -144,7 +144,7 @@ class UdpTarget:
         """One datagram from the target."""
         self._active = True
         self._addresses.clear()  # this one is it
-        if 0 < len(datagram) <= self._max_datagram and not self._full:
+        if len(datagram) <= self._max_datagram and not self._full:
             self._deliver(datagram)
 
     def refused(self, which: _Socket) -> None:

@@ -87,6 +87,18 @@ class FlowTests(TestCase):
             await _turn()
         self.assertEqual((self.got, failed), ([b"somebody hears this"], []))
 
+    async def test_empty_datagrams(self) -> None:
+        """They pass both ways; what cannot carry them drops them."""
+        port = cast(Any, reactor).listenUDP(0, _Echo(), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        target = self.target([])
+        target.open(Address("127.0.0.1", port.getHost().port))
+        for datagram in (b"one", b"", b"three"):
+            target.send(datagram)
+        while len(self.got) < 3:
+            await _turn()
+        self.assertEqual(self.got, [b"one", b"", b"three"])
+
     async def test_after_the_end(self) -> None:
         """A datagram for a flow that has ended is dropped."""
         target = self.target([])

@@ -204,7 +204,8 @@ class MikaServerProtocol(RelayEnd):
             RelayEnd.end_writing(self)
 
     def _send_datagram(self, data: bytes) -> None:
-        if self.transport is not None and not self._lost and self._guard.refusal is None:
+        # An empty chunk is the end of a direction, so an empty datagram cannot be carried.
+        if data and self.transport is not None and not self._lost and self._guard.refusal is None:
             self.transport.write(self._session.send_datagram(data))
 
     def _watch_chunk(self) -> None:

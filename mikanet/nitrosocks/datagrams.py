@@ -21,8 +21,8 @@ class DatagramFilter(DroppingFilter):
         self._reader = DatagramReader()
 
     def write(self, data: bytes) -> None:
-        """One datagram, up to 65507 bytes; empty ones do not exist here."""
-        if 0 < len(data) <= MAX_DATAGRAM and not self._full.full and self.transport is not None:
+        """One datagram, up to 65507 bytes; older peers pass empty ones over."""
+        if len(data) <= MAX_DATAGRAM and not self._full.full and self.transport is not None:
             self.transport.write(encode_datagram(data))
 
     def dataReceived(self, data: bytes) -> None:

@@ -108,7 +108,7 @@ MAX_DATAGRAM: Final = 65507
 
 
 def encode_datagram(data: bytes) -> bytes:
-    """One datagram, 1 to 65507 bytes, as bytes of its stream."""
+    """One datagram, 0 to 65507 bytes, as bytes of its stream."""
     return len(data).to_bytes(2, "big") + data
 
 
@@ -121,7 +121,7 @@ class DatagramReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The datagrams that ``data`` completes; empty ones are passed over.
+        """The datagrams that ``data`` completes.
 
         :raises RemoteProtocolError: for one that is longer than any can be.
         """
@@ -135,8 +135,7 @@ class DatagramReader:
                 raise RemoteProtocolError("a datagram of an impossible length")
             if len(buffer) - at - 2 < size:
                 break
-            if size:
-                found.append(bytes(buffer[at + 2 : at + 2 + size]))
+            found.append(bytes(buffer[at + 2 : at + 2 + size]))
             at += 2 + size
         del buffer[:at]
         return found

@@ -93,8 +93,8 @@ class SmuxStream:
     # -- ITransport
 
     def write(self, data: bytes) -> None:
-        """Send bytes; on a stream that keeps boundaries, one frame."""
-        if self._closing or self._ended:
+        """Send bytes; on a stream that keeps boundaries, one frame. Empty ones do not exist."""
+        if self._closing or self._ended or not data:
             return
         self._connection.send(self, data)
         if self._producer is not None and not self._producer_paused and self._queued() >= HIGH_WATER:

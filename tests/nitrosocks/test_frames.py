@@ -80,9 +80,9 @@ class DatagramTests(SynchronousTestCase):
     """Datagrams in a stream."""
 
     def test_any_fragmentation(self) -> None:
-        """However the stream comes, the datagrams are the same; empty ones do not exist."""
-        sent = [b"a", b"b" * 300, b"c" * 2]
-        data = b"".join(map(encode_datagram, sent)) + b"\0\0" + encode_datagram(b"last")
+        """However the stream comes, the datagrams are the same, empty ones among them."""
+        sent = [b"a", b"b" * 300, b"", b"c" * 2, b"", b""]
+        data = b"".join(map(encode_datagram, sent)) + encode_datagram(b"last")
         for pieces in fragmentations(data):
             reader = DatagramReader()
             got = [datagram for piece in pieces for datagram in reader.feed(piece)]
