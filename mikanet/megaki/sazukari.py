@@ -46,7 +46,7 @@ __all__ = [
 
 #: How long, in seconds, connecting with its handshake and a request may take. The second is above what a server takes
 #: to find a worker and to wait for it.
-CONNECT_TIME, REQUEST_TIME = 10.0, 25.0
+CONNECT_TIME, REQUEST_TIME = 8.0, 25.0
 
 #: How long, in seconds, a resumption may take before there is a handshake instead: a server that will not have it is silent.
 RESUME_TIME = 4.0
@@ -371,7 +371,9 @@ class Sazukari:
 
         def timed_out(result: Any, seconds: float) -> Any:
             if isinstance(result, Failure):
-                raise TimedOutError(f"no session within {seconds:g} s")
+                raise TimedOutError(
+                    f"no session within {seconds:g} s: it does not answer, or the server's key here is not its key"
+                )
             return result
 
         return Deferred.fromCoroutine(open_session()).addTimeout(seconds, self._reactor, timed_out)

@@ -42,14 +42,15 @@ _SILENT = (
     "the clocks of both machines agree within 30 s"
 )
 _CLOSING = (
-    "closes connections at once: check that a mika server listens on that port, and that it is not full "
+    "closes connections at once: if none works, check that a mika server listens on that port, and that it is not full "
     "(its --max-unverified-per-address)"
 )
 
-#: Over links without reset: least time between two words about silence, and how long a byte speaks for the server.
+#: Where there is nothing to ask, over links without reset and with profile go: least time between two words about silence,
+#: and how long a byte speaks for the server.
 REMIND_TIME = 60.0
 _KEEPS_SILENT = (
-    "takes our packets and answers nothing: if all targets are like that, check that the password, --method and --profile "
+    "takes what we send and answers nothing: if all targets are like that, check that the password, --method and --profile "
     "are the same there, and that the clocks of both machines agree within 30 s"
 )
 
@@ -165,11 +166,13 @@ class ServerHealth:
         if acknowledged is not None:
             if acknowledged:  # else the link has words of its own
                 self._remind()
-        elif self.profile is not Profile.GO:  # whose server ends a refused target and a wrong password alike
+        elif self.profile is Profile.GO:  # whose server ends a refused target and a wrong password alike
+            self._remind()
+        else:
             self._ask()
 
     def _remind(self) -> None:
-        """A link without reset is silent: say what that may mean, unless the server has let us in lately."""
+        """Silence that cannot be asked about: say what it may mean, unless the server has let us in lately."""
         now = self._clock.seconds()
         if now - max(self._heard_at, self._reminded_at) >= REMIND_TIME:
             self._reminded_at = now
@@ -198,15 +201,23 @@ class ServerHealth:
             self._suspect = False
             self.state.usable()
 
-    def refused(self, probe: _Probe, problem: Failure | None, closed: bool) -> None:
-        """It cannot be reached, closes the connection, or is silent."""
+    def closed(self, probe: _Probe) -> None:
+        """It closes our question in order. So does a server that is full, or is none; but so does one that lets us in, too,
+        when a relay on the way has no reset, as kcptun has none. Nobody waits in vain for either: it is said, no more.
+        """
+        if probe is self._probe:
+            self.unanswerable(probe)
+            self.state.remark(_CLOSING)
+
+    def refused(self, probe: _Probe, problem: Failure | None) -> None:
+        """It cannot be reached, or is silent."""
         if probe is not self._probe:
             return
         self._probe = None
         if problem is not None:
             self.state.hopeless(*describe_failure(problem))
         else:
-            self.state.hopeless(Reason.FAILURE, _CLOSING if closed else _SILENT)
+            self.state.hopeless(Reason.FAILURE, _SILENT)
         self._ask_again()
         # What is silent now stays so: its applications need not wait for the server's own time to be over.
         for connection in list(self._silent):
@@ -297,8 +308,10 @@ class _Probe(Protocol):
         self._let_go()
         if good:
             self._health.answered(self, self._clock.seconds() - self._began, self._tell)
+        elif closed:
+            self._health.closed(self)
         else:
-            self._health.refused(self, problem, closed)
+            self._health.refused(self, problem)
 
     def _let_go(self) -> None:
         if self._timer is not None and self._timer.active():

@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -62,7 +63,15 @@ class Options(usage.Options):
             super().parseOptions(options)  # type: ignore[no-untyped-call]  # untyped in Twisted
         except (usage.UsageError, ConfigError) as error:
             text = " ".join(str(error).split())
-            raise SystemExit(f"{self.command}: {text}") from None
+            raise SystemExit(f"{self.command}: {text}{self._hint(text)}") from None
+
+    def _hint(self, text: str) -> str:
+        """What may have been meant by an option that is none."""
+        found = re.fullmatch(r"option --(\S+) not (?:recognized|a unique prefix)", text)
+        if found is None:
+            return ""
+        near = get_close_matches(found[1], [name.removesuffix("=") for name in self.longOpt], 1)
+        return f"{f': did you mean --{near[0]}?' if near else ';'} --help lists the options"
 
     def _refuse_repetition(self, words: Sequence[str] | None) -> None:
         """Refuse an option that is given twice and counts once: nobody can tell which one was meant.

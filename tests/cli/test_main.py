@@ -56,11 +56,11 @@ class MainTests(SynchronousTestCase):
             _, printed = self.run_main(name, "--help")
             self.assertTrue(printed.startswith(f"usage: mikanet {name} "), printed)
             code, _ = self.run_main(name, "--nonsense")
-            self.assertEqual(code, f"{name}: option --nonsense not recognized")
+            self.assertEqual(code, f"{name}: option --nonsense not recognized; --help lists the options")
 
     def test_genkey(self) -> None:
         """A secret and nothing else."""
         code, printed = self.run_main("genkey")
         self.assertEqual((code, len(printed)), (0, 44))
         code, _ = self.run_main("genkey", "--nonsense")
-        self.assertEqual(code, "mikanet genkey: option --nonsense not recognized")
+        self.assertEqual(code, "mikanet genkey: option --nonsense not recognized; --help lists the options")

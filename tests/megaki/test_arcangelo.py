@@ -65,6 +65,26 @@ class ParseTests(SynchronousTestCase):
         for text in ("", "=x", "MISSING", "a b=c", "ä=x"):
             self.assertRaises(ConfigError, parse_variable, text)
 
+    def test_scripts_that_cannot_run(self) -> None:
+        """A script that its interpreter cannot read is refused with the place and the reason, in one line."""
+        path = self.script()
+        with open(path, "w") as file:
+            file.write("def on_handle(request):\n    return (\n")
+        with self.assertRaises(ConfigError) as caught:
+            parse_worker(f"python:{path}")
+        self.assertRegex(str(caught.exception), rf"{path} line \d: '\(' was never closed: correct it")
+        with open(path, "wb") as binary:
+            binary.write(b"x = 1\0")
+        self.assertRaises(ConfigError, parse_worker, f"python:{path}")
+        php = self.script()
+        with open(php, "w") as file:
+            file.write(f"#!/bin/sh\necho 'Parse error: strange in {path} on line 3'\nexit 255\n")
+        os.chmod(php, 0o700)
+        self.patch(arcangelo, "find_program", lambda name: php)
+        with self.assertRaises(ConfigError) as caught:
+            parse_worker(f"php:{path}")
+        self.assertIn(f"Parse error: strange in {path} on line 3: correct it", str(caught.exception))
+
     def test_mistakes(self) -> None:
         """Each mistake is one line."""
         for text in ("", "php", "php:", "perl:x", "php:/not/there", "python:/tmp", "exec:", "exec:'", "exec:no-such-x"):

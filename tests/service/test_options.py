@@ -115,7 +115,8 @@ class ServerOptionsTests(CommandLineTestCase):
             (["--max-per-user", "x"], "--max-per-user"),
             (["--memory", "-1"], "--memory"),
             (["--state-dir", "/proc/x"], "--state-dir"),
-            (["--unknown"], "--unknown"),
+            (["--unknown"], "--unknown not recognized; --help lists"),
+            (["--pasword-file", "x"], "did you mean --password-file?"),
             (["--listen"], "--listen"),
             (["stray"], "'stray'"),
         ):

@@ -12,6 +12,7 @@ import enum
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ _HERE = Path(__file__).parent
 
 #: What a worker may use (K9): address space in bytes, open files; the number of processes and threads beside it.
 MEMORY, FILES, PROCESSES = 256 * 1024 * 1024, 64, 0
+
+#: How long PHP may take to read a script, in seconds.
+_CHECK_TIME = 5.0
 
 #: What a worker sees of the environment: nothing of ours but these.
 _KEPT = ("PATH", "LANG", "LC_ALL", "TZ")
@@ -109,10 +113,45 @@ def parse_worker(
     if not os.access(script, os.R_OK) or not os.path.isfile(script):
         raise ConfigError(f"cannot read the worker's script {rest}")
     if kind is Kind.PHP:
-        arguments = [find_program("php"), "-d", "display_errors=stderr", str(_HERE / "shell.php"), script]
+        php = find_program("php")
+        _check_php(php, script)
+        arguments = [php, "-d", "display_errors=stderr", str(_HERE / "shell.php"), script]
     else:
+        _check_python(script)
         arguments = [sys.executable, "-I", str(_HERE / "shell.py"), script]
     return WorkerCommand(kind, arguments, os.path.dirname(script), uid, memory, given)
+
+
+def _check_php(php: str, script: str) -> None:
+    """Ask PHP whether it can read a script, so that its author is told once, and not by every worker.
+
+    :raises ConfigError: if it cannot.
+    """
+    try:
+        done = subprocess.run(
+            [php, "-n", "-l", script], capture_output=True, timeout=_CHECK_TIME, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return  # the workers will say what is wrong
+    if done.returncode:
+        lines = (done.stdout + done.stderr).decode("utf-8", "replace").splitlines()
+        why = next((line for line in lines if " error: " in line), "it is no PHP")
+        raise ConfigError(f"the worker's script cannot run: {why}: correct it, and start again")
+
+
+def _check_python(script: str) -> None:
+    """The same for Python.
+
+    :raises ConfigError: if it cannot be read.
+    """
+    try:
+        compile(Path(script).read_bytes(), script, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as problem:
+        where = f" line {problem.lineno}" if isinstance(problem, SyntaxError) and problem.lineno else ""
+        why = problem.msg if isinstance(problem, SyntaxError) else str(problem)
+        raise ConfigError(
+            f"the worker's script cannot run: {script}{where}: {why}: correct it, and start again"
+        ) from None
 
 
 def find_program(name: str) -> str:
