@@ -151,6 +151,8 @@ class UnitFileTests(SynchronousTestCase):
             self.assertEqual(unit["LimitNOFILE"], "65536", name)
             self.assertEqual(f"/var/lib/{unit['StateDirectory']}", unit["WorkingDirectory"], name)
             self.assertEqual(unit["User"], "mikanet", name)
+            # Where root's mikanet status looks, and which does not go with the first of them that ends.
+            self.assertEqual((unit["RuntimeDirectory"], unit["RuntimeDirectoryPreserve"]), ("mikanet", "yes"), name)
 
 
 class ExampleTests(SynchronousTestCase):
