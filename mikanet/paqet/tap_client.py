@@ -11,6 +11,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from mikanet.address import Address
+from mikanet.endpoint_strings import BACKLOG
 from mikanet.errors import ConfigError
 from mikanet.frontdoors.credentials import Credentials
 from mikanet.paqet.config import PaqetConfig
@@ -81,7 +82,7 @@ def add_doors(reactor: Any, front: FrontDoors, config: PaqetConfig) -> FrontDoor
 
 def _listen(reactor: Any, where: Address) -> IStreamServerEndpoint:
     make = TCP6ServerEndpoint if ":" in where.host else TCP4ServerEndpoint
-    return make(reactor, where.port, interface=where.host)
+    return make(reactor, where.port, backlog=BACKLOG, interface=where.host)
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
 
 from mikanet.address import parse_port
+from mikanet.endpoint_strings import BACKLOG
 from mikanet.errors import ConfigError
 from mikanet.guard.targets import Place
 from mikanet.pickaxe.wire import Status
@@ -119,7 +120,7 @@ class PortTable:
         factory = AcceptFactory(accepted)
         for each in candidates:
             try:
-                listening = self._reactor.listenTCP(each, factory, backlog=128, interface=self._policy.address)
+                listening = self._reactor.listenTCP(each, factory, backlog=BACKLOG, interface=self._policy.address)
             except error.CannotListenError:
                 continue
             self._ports[pid] = listening, place
