@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from mikanet.cli.dissect import Dissector, Verdict
 from mikanet.cli.doctor_findings import Finding, note, ok, problem
 from mikanet.cli.doctor_machine import rule_commands
-from mikanet.cli.dump import capture, link_interface, link_port, make_dissector
+from mikanet.cli.dump import capture_all, link_interface, link_port, make_dissector
 from mikanet.cli.ping import describe_path
 from mikanet.counters import Counters
 from mikanet.errors import ConfigError
@@ -23,6 +23,7 @@ from mikanet.paqet.client import PaqetTunnel
 from mikanet.paqet.config import Family
 from mikanet.paqet.options import PaqetSetup
 from mikanet.paqet.service import client_config, client_ports
+from mikanet.rawpackets.routes import other_interfaces
 
 #: Seconds for a server's kernel to take or refuse an ordinary connection.
 _CONNECT_TIME = 3.0
@@ -156,6 +157,17 @@ def server_findings(setup: PaqetSetup, seconds: float) -> Iterator[Finding]:
         yield note("packets", f"not watched: {error}")
         return
     from_clients = sum(seen.verdicts[True].values())
+    elsewhere = ", ".join(f"{count} on {name}" for name, count in seen.elsewhere.most_common(3))
+    if elsewhere and not from_clients:
+        name = seen.elsewhere.most_common(1)[0][0]
+        yield problem(
+            "packets",
+            f"to port {port} came {elsewhere}, and none on {interface}, where the server listens",
+            f"interface: {name}   (under network: in {setup.path})",
+        )
+        return
+    if elsewhere:
+        yield note("packets", f"to port {port} came {elsewhere}, beside {from_clients} on {interface}")
     if not from_clients:
         yield note(
             "packets",
@@ -168,19 +180,27 @@ def server_findings(setup: PaqetSetup, seconds: float) -> Iterator[Finding]:
 
 
 class _Seen:
-    """Packets by direction (True is towards the server) and verdict."""
+    """Packets by direction (True is towards the server) and verdict.
+
+    :ivar elsewhere: those towards the server on other interfaces than its own, by their names.
+    """
 
     def __init__(self, dissector: Dissector) -> None:
         self.dissector = dissector
         self.verdicts: dict[bool, Counter[Verdict]] = {True: Counter(), False: Counter()}
         self.locked_from: Counter[str] = Counter()
+        self.elsewhere: Counter[str] = Counter()
 
 
 def _watch(setup: PaqetSetup, interface: str, seconds: float) -> _Seen:
-    seen = _Seen(make_dissector(setup))
-    for packet in capture(interface, setup, seconds):
-        found = seen.dissector.packet(packet.data[_IP_AT:])
+    seen, others = _Seen(make_dissector(setup)), make_dissector(setup)
+    for name, packet in capture_all([interface, *other_interfaces(interface)], setup, seconds):
+        dissector = seen.dissector if name == interface else others  # what passes two of them is the same packet twice
+        found = dissector.packet(packet.data[_IP_AT:])
         if found is None:
+            continue
+        if name != interface:
+            seen.elsewhere[name] += found.towards_server
             continue
         seen.verdicts[found.towards_server][found.verdict] += 1
         if found.verdict is Verdict.LOCKED and found.towards_server and len(seen.locked_from) < 1000:

@@ -10,7 +10,7 @@ import select
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from typing import Any, ClassVar, TextIO
 
 from twisted.python import usage
@@ -142,19 +142,37 @@ def capture(interface: str, setup: PaqetSetup, seconds: float) -> Iterator[Captu
     :param seconds: to end after; 0 goes on.
     :raises ConfigError: in one line, without the right to capture.
     """
-    device = CaptureSocket(interface, of_port(_PROTOCOLS[setup.config.carrier], link_port(setup)), _BUFFER)
+    return (packet for _, packet in capture_all([interface], setup, seconds))
+
+
+def capture_all(interfaces: Sequence[str], setup: PaqetSetup, seconds: float) -> Iterator[tuple[str, Captured]]:
+    """The same of several interfaces, each packet with the name of its own; those after the first may fail to open.
+
+    :raises ConfigError: in one line, if the first cannot be captured.
+    """
+    program = of_port(_PROTOCOLS[setup.config.carrier], link_port(setup))
+    devices: dict[CaptureSocket, str] = {}
     try:
+        for name in interfaces:
+            try:
+                devices[CaptureSocket(name, program, _BUFFER)] = name
+            except ConfigError:
+                if not devices:
+                    raise
         until = time.monotonic() + seconds if seconds else None
         while True:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 return
-            select.select([device], [], [], left)
+            ready, _, _ = select.select(list(devices), [], [], left)
             now = round(time.time(), 6)  # as files have it
-            for frame in device.receive():
-                yield Captured(now, frame, ETHERNET)
+            for device in ready:
+                with suppress(OSError) if len(devices) > 1 else nullcontext():
+                    for frame in device.receive():
+                        yield devices[device], Captured(now, frame, ETHERNET)
     finally:
-        device.close()
+        for device in devices:
+            device.close()
 
 
 class Table:

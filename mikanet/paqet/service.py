@@ -29,6 +29,7 @@ from mikanet.paqet.options import PaqetSetup, client_raw_settings, server_raw_se
 from mikanet.paqet.ports import IClientPort, RawClientPort, UdpClientPort
 from mikanet.paqet.server import PaqetServerConfig, PaqetServerFactory
 from mikanet.rawpackets.port import RawTcpPort
+from mikanet.rawpackets.routes import other_interfaces
 from mikanet.rawpackets.settings import RawSettings
 from mikanet.rawpackets.watch import NetworkWatch
 from mikanet.relay import MemoryBudget
@@ -124,6 +125,7 @@ class PaqetServer(DrainingService):
         if config.carrier == "udp":
             return UdpPackets(self._reactor, config.port, _interface(config), received)
         settings = server_raw_settings(config, self._settings.firewall)
+        _say_interface(config, settings, "the default route")
         port = RawTcpPort(self._reactor, settings, received, self.counters)
 
         def set_flags(client: IAddress, flags: tuple[int, ...]) -> None:
@@ -184,6 +186,17 @@ def _interface(config: PaqetConfig) -> str:
     )
 
 
+def _say_interface(config: PaqetConfig, settings: RawSettings, found_by: str) -> None:
+    """Which interface was taken and why, where there was a choice."""
+    others = other_interfaces(settings.interface)
+    ours = " and ".join(str(path.source) for path in (settings.ipv4, settings.ipv6) if path is not None)
+    why = "as the file says" if config.network.interface else f"by {found_by}"
+    choice = f"; not on {', '.join(others[:8])} (network.interface names another)" if others else ""
+    _log.info(
+        "raw packets on {name} with {ours}, {why}{choice}", name=settings.interface, ours=ours, why=why, choice=choice
+    )
+
+
 def client_ports(reactor: Any, setup: PaqetSetup, firewall: bool, counters: Counters, count: int) -> list[IClientPort]:
     """The ports of a client's connections.
 
@@ -194,6 +207,7 @@ def client_ports(reactor: Any, setup: PaqetSetup, firewall: bool, counters: Coun
     if config.carrier == "udp":
         return [UdpClientPort(reactor, config.server) for _ in range(count)]
     settings, peer = client_raw_settings(config, firewall)
+    _say_interface(config, settings, f"the way to {peer.host}")
     look = partial(way_to, config, firewall)
     return [RawClientPort(reactor, settings, peer, config.server, counters, look) for _ in range(count)]
 

@@ -193,3 +193,8 @@ def own_addresses(interface: str) -> list[IPv4Address | IPv6Address]:
     with IPRoute() as netlink:
         messages = netlink.get_addr(index=_interface_index(interface))
         return [ip_address(text) for message in messages if (text := message.get_attr("IFA_ADDRESS"))]
+
+
+def other_interfaces(than: str) -> list[str]:
+    """The other interfaces of this machine that packets may come in on; loopback is none."""
+    return [name for _, name in socket.if_nameindex() if name not in (than, "lo")]

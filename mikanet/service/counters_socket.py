@@ -52,8 +52,11 @@ _DROPPED = Path("/tmp/mikanet-uid-")
 
 def _is_ours(folder: Path) -> bool:
     """Whether we can make sockets in a folder, which may not be there yet, and nobody else can."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+    except PermissionError:
+        return False  # in root's home, whose HOME a service keeps when it gives root's rights up
     return os.access(folder, os.W_OK | os.X_OK)
 
 

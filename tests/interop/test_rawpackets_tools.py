@@ -120,6 +120,29 @@ class ToolTests(SynchronousTestCase):
         self.assertEqual(watching.wait(20), 1)
         self.assertIn(f"packets from {self.pair.first.address} are not opened by this key", watching.output)
 
+    def test_another_interface(self) -> None:
+        """Of a machine with several interfaces: the server's log says which it took and why, and its doctor where packets
+        come in when that is another."""
+        second = self.pair.second
+        with second.entered():
+            subprocess.run(["ip", "link", "add", "other0", "type", "veth", "peer", "name", "other1"], check=True)
+            subprocess.run(["ip", "addr", "add", "198.51.100.1/24", "dev", "other0"], check=True)
+            subprocess.run(["ip", "link", "set", "other0", "up"], check=True)
+        self.server = self.file(
+            "server.yaml", f"role: server\nlisten:\n  addr: ':{PORT}'\nnetwork:\n  interface: other0\n"
+        )
+        server = self.start_server()
+        self.assertIn(
+            f"raw packets on other0 with 198.51.100.1, as the file says; not on {second.interface}", server.output
+        )
+        watching = second.start(self.command("doctor", self.server, "--seconds", "5"), cwd=str(ROOT))
+        self.addCleanup(watching.kill)
+        wait_for(lambda: "no rules of killed processes" in watching.output, what="no rules of killed processes")
+        self.run_in(self.pair.first, "doctor", self.client, "--seconds", "2")
+        self.assertEqual(watching.wait(20), 1)
+        self.assertRegex(watching.output, rf"came \d+ on {second.interface}, and none on other0")
+        self.assertIn(f"interface: {second.interface}   (under network:", watching.output)
+
     def test_wrong_dialect(self) -> None:
         """Both dialects are named, and the line that mends it."""
         self.start_server(more="mikanet:\n  dialect: a21\n")

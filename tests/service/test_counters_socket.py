@@ -97,6 +97,17 @@ class ReadTests(SynchronousTestCase):
             del os.environ["RUNTIME_DIRECTORY"]
             self.assertEqual(runtime_dir(), Path("/run/user/1/mikanet"))
 
+    def test_folder_that_may_not_be_looked_into(self) -> None:
+        """Who was root, and still has root's home, gets a folder of his own instead of an error."""
+        with (
+            mock.patch.dict(os.environ, {"HOME": "/root"}),
+            mock.patch.object(os, "geteuid", lambda: 65534),
+            mock.patch.object(Path, "exists", side_effect=PermissionError(13, "Permission denied")),
+        ):
+            for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+                os.environ.pop(name, None)
+            self.assertEqual(runtime_dir(), Path("/tmp/mikanet-uid-65534"))
+
     def test_table(self) -> None:
         """A block for each service, counters in order."""
         lines = table([{"service": "mika-client", "pid": 7, "counters": {"b.long": 1234567, "a": 2}}])
