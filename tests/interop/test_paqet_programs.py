@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import secrets
 import socket
 import sys
@@ -73,7 +74,7 @@ class Programs:
         """The one line of a service that does not start."""
         process = self.twistd(*words, space=space)
         self.case.assertNotEqual(process.wait(20), 0)
-        lines = [line for line in process.output.splitlines() if "[" not in line[:40]]
+        lines = [line for line in process.output.splitlines() if not re.match(r"\d{4}-\d\d-\d\dT", line)]  # no log
         self.case.assertEqual(len(lines), 1, process.output)
         self.case.assertNotIn("Traceback", process.output)
         return lines[0]
