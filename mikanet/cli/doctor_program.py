@@ -66,7 +66,9 @@ def program_findings(program: str, words: Sequence[str], seconds: float) -> Iter
             yield from _client(program, options, own, Path(folder, "door"), seconds)
         else:
             # Another state folder: the options have the lock of the first one.
-            yield from _server(program, options, [*own, f"--state-dir={folder}/started"], seconds)
+            yield from _server(
+                program, options, [*_without(own, frozenset()), f"--state-dir={folder}/started"], seconds
+            )
 
 
 def parse(program: str, words: Sequence[str]) -> Options:

@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mikanet.endpoints import quote
 from tests.interop.test_mika import BODY, Target, socks_connect
-from tests.lab.tunnels import NitroSocksTunnel, write_certificate
+from tests.lab.tunnels import NitroSocksTunnel, changed, write_certificate
 from tests.support.peers import require_program
 from tests.support.processes import ROOT, Process, TwistdProcess, free_port, wait_for
 
@@ -426,7 +426,7 @@ class ServerTests(NitroTestCase):
             ("--tls-binding=yes", "off or require"),
         ]
         for option, text in cases:
-            with TwistdProcess([*tunnel.server_args(), option]) as process:
+            with TwistdProcess(changed(tunnel.server_args(), [option])) as process:
                 self.assertNotEqual(process.wait(), 0)
                 self.assertEqual(len(process.output.splitlines()), 1, process.output)
                 self.assertIn(text, process.output)
@@ -436,7 +436,7 @@ class ServerTests(NitroTestCase):
             ("--server=nonsense", "is not an endpoint"),
             ("--server-name=" + "a" * 70 + ".example", "no server name"),
         ):
-            with TwistdProcess([*tunnel.client_args(), option]) as process:
+            with TwistdProcess(changed(tunnel.client_args(), [option])) as process:
                 self.assertNotEqual(process.wait(), 0)
                 self.assertEqual(len(process.output.splitlines()), 1, process.output)
                 self.assertIn(text, process.output)

@@ -45,6 +45,30 @@ def raise_file_limit(count: int = OPEN_FILES) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+#: Options that may be given several times.
+_REPEATABLE = frozenset(
+    f"--{name}"
+    for name in [
+        "carrier",
+        "allow-egress",
+        "deny-egress",
+        "allow-listen",
+        "socks",
+        "http",
+        "forward",
+        "remote-forward",
+        "realm",
+        "server",
+    ]
+)
+
+
+def changed(words: Sequence[str], options: Sequence[str]) -> list[str]:
+    """A command line with more options, in the place of those that can be given only once."""
+    replaced = {option.partition("=")[0] for option in options} - _REPEATABLE
+    return [*(word for word in words if word.partition("=")[0] not in replaced), *options]
+
+
 class Tunnel:
     """A client and a server of one system on loopback, as a context manager.
 
@@ -93,7 +117,7 @@ class Tunnel:
         """Start the server and wait until it listens."""
         (self.folder / "server").mkdir(exist_ok=True)
         self.server = TwistdProcess(
-            [*self.server_args(), *self.server_options],
+            changed(self.server_args(), self.server_options),
             cwd=self.folder / "server",
             ports=[self.server_port],
             env=env,
@@ -105,7 +129,7 @@ class Tunnel:
         """Start the client and wait until it listens."""
         (self.folder / "client").mkdir(exist_ok=True)
         self.client = TwistdProcess(
-            [*self.client_args(), *self.client_options],
+            changed(self.client_args(), self.client_options),
             cwd=self.folder / "client",
             ports=[self.socks_port],
             env=env,
@@ -392,7 +416,7 @@ class PaqetTunnel(Tunnel):
         """Start the server and wait until it listens."""
         (self.folder / "server").mkdir(exist_ok=True)
         self.server = TwistdProcess(
-            [*self.server_args(), *self.server_options], cwd=self.folder / "server", env=env, before=before
+            changed(self.server_args(), self.server_options), cwd=self.folder / "server", env=env, before=before
         )
         wait_listening(self.server_port, udp=True, process=self.server)
         return self.server
