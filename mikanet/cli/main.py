@@ -6,6 +6,7 @@ A subcommand is a module with a class ``Options`` (a :class:`mikanet.service.opt
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -48,6 +49,15 @@ PROGRAMS: tuple[tuple[str, str], ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with its status."""
+    try:
+        _run(arguments)
+    except BrokenPipeError:
+        # Who read our output has read enough, as head does; Python would complain once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("--help", "-h", "help"):
         print(usage_text())
