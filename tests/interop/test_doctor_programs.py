@@ -153,6 +153,7 @@ class MegakiTests(SynchronousTestCase):
         for name in ("keys", "other"):
             subprocess.run(
                 [sys.executable, "-c", _MIKANET, "keygen", "megaki", str(base / name)],
+                capture_output=True,
                 check=True,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
             )
@@ -173,4 +174,5 @@ class MegakiTests(SynchronousTestCase):
             self.assertEqual(found["server"][0][0], "problem", found)
         worker.write_text("this is no python\n")
         found = doctor("--seconds=6", *server)
-        self.assertTrue(any(status != "ok" for status, *_ in found["start"]), found)
+        self.assertEqual(found["options"][0][0], "problem", found)
+        self.assertIn(worker.name, found["options"][0][1])
