@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import stat
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def runtime_dir() -> Path:
 
 
 #: What the folders of services that have given up root's rights are called, before the number of their user.
-_DROPPED = Path("/tmp/mikanet-uid-")
+_DROPPED = Path(tempfile.gettempdir(), "mikanet-uid-")
 
 
 def _is_ours(folder: Path) -> bool:
