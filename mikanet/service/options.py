@@ -36,6 +36,10 @@ _ServerParser = Callable[[Any, str], IStreamServerEndpoint]
 _ClientParser = Callable[[Any, str], IStreamClientEndpoint]
 
 
+#: Options that name where to go or to listen.
+_PLACES = frozenset(("listen", "listen-http", "server", "target", "config"))
+
+
 class Options(usage.Options):
     """Base of all command lines: every mistake is one line on stderr and a non-zero exit status.
 
@@ -74,7 +78,9 @@ class Options(usage.Options):
         return f"{f': did you mean --{near[0]}?' if near else ';'} --help lists the options"
 
     def _refuse_repetition(self, words: Sequence[str] | None) -> None:
-        """Refuse an option that is given twice and counts once: nobody can tell which one was meant.
+        """Refuse a place that is given twice and counts once: who writes two wants both.
+
+        Of other options the last one counts, as scripts expect that append to a command line.
 
         :raises ConfigError: if there is one.
         """
@@ -84,7 +90,7 @@ class Options(usage.Options):
             return  # the parser says what is wrong
         counted = Counter(name for name, value in given if value)
         for name, count in counted.items():
-            if count > 1 and name.removeprefix("--") in self.defaults:
+            if count > 1 and name.removeprefix("--") in _PLACES and name.removeprefix("--") in self.defaults:
                 raise ConfigError(f"{name} is given {count} times and takes one value: leave out the others")
 
     def parseArgs(self, *stray: str) -> None:

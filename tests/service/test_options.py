@@ -106,7 +106,6 @@ class ServerOptionsTests(CommandLineTestCase):
             (["--allow-egress", "10.1.2.3/8"], "write 10.0.0.0/8 for the network, or 10.1.2.3/32"),
             (["--deny-egress", "[2001:db8::7/32]:80"], "write 2001:db8::/32 for the network, or 2001:db8::7/128"),
             (["--listen", "tcp:1", "--listen", "tcp:2"], "--listen is given 2 times"),
-            (["--memory", "1", "--mem", "2"], "--memory is given 2 times"),
             (["--deny-egress", "x"], "'x'"),
             (["--refusal-time", "0"], "--refusal-time"),
             (["--refusal-time", "nan"], "--refusal-time"),
