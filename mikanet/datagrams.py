@@ -31,6 +31,16 @@ class QuietPort(udp.Port):
         self.connected = 1
         self.fileno = self.socket.fileno  # type: ignore[method-assign]  # as Twisted's own
 
+    def doRead(self) -> None:
+        """As Port; whatever else the network reports of an earlier datagram, that one is lost and nothing more.
+
+        "Fragmentation needed" and "prohibited" come here as errors of a read, and Twisted lets them out, which is the end.
+        """
+        try:
+            super().doRead()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        except OSError:
+            pass  # read by now: the next event brings what is behind it
+
     def connectionLost(self, reason: Any = None) -> None:
         """Close the socket, if that is what was asked for.
 

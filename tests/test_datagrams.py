@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Any
+from unittest import mock
 
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
@@ -132,3 +134,24 @@ class RefusalTests(TestCase):
             yield deferLater(global_reactor, 0.01)
         yield stopped[0]
         self.assertNotIn(port, global_reactor.getReaders())
+
+    @inlineCallbacks
+    def test_other_errors(self) -> Any:
+        """What else the network says of an earlier datagram ends nothing, also with something to read behind it."""
+        mine = _Connected()
+        port = open_flow(global_reactor, mine, "127.0.0.1")
+        self.addCleanup(port.stopListening)
+        peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(peer.close)
+        peer.bind(("127.0.0.1", 0))
+        port.connect(*peer.getsockname())
+        for number in (errno.EMSGSIZE, errno.EHOSTUNREACH, errno.ENETUNREACH):
+            real, port.socket = (
+                port.socket,
+                mock.Mock(recvfrom=mock.Mock(side_effect=OSError(number, "of the network"))),
+            )
+            port.doRead()
+            port.socket = real
+        peer.sendto(b"here", ("127.0.0.1", port.getHost().port))
+        heard = yield mine.first
+        self.assertEqual(heard, b"here")

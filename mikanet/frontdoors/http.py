@@ -253,7 +253,7 @@ class HttpDoor(Door):
         if (
             http is None
             or transport is None
-            or http.their_state is not h11.DONE
+            or http.their_state not in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
             or http.our_state is not h11.SEND_RESPONSE
         ):
             return False

@@ -168,7 +168,9 @@ class Upstream(FarEnd):
         elif isinstance(event, h11.EndOfMessage):
             self.answering = False
             self.answers += 1
-            reusable = http.our_state is h11.DONE and http.their_state is h11.DONE
+            # Bytes behind a response that nobody has asked for yet must not become the answer to what is asked next.
+            nothing_behind = http.trailing_data == (b"", False)
+            reusable = http.our_state is h11.DONE and http.their_state is h11.DONE and nothing_behind
             if reusable:
                 http.start_next_cycle()
             door.take_end(self, reusable)

@@ -16,6 +16,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import DatagramProtocol
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from mikanet.datagrams import QuietPort
@@ -42,6 +43,9 @@ _READ_AT_ONCE = 512 * 1024
 _ERROR_COST = 16384
 #: Errors that mean "not so": the kernel or the interface cannot cut runs.
 _NO_RUNS = frozenset({errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP})
+
+
+_log = Logger()
 
 
 class _Nobody(DatagramProtocol):
@@ -83,6 +87,13 @@ class UdpPackets(QuietPort):
             pass  # one packet per read then
         return made
 
+    def _deliver(self, peer: UdpPeer | None, batch: list[bytes]) -> None:
+        """Pass packets on. A fault on the way is one session's; the port is everybody's and goes on."""
+        try:
+            self._received(peer, batch)  # type: ignore[arg-type]  # there is a peer with a batch
+        except Exception:  # noqa: BLE001  # whatever it is
+            _log.failure("a packet could not be handled")
+
     def doRead(self) -> None:
         """Read what is there, in batches per peer."""
         receive = self.socket.recvmsg
@@ -103,7 +114,7 @@ class UdpPackets(QuietPort):
                 continue
             if peer != current:
                 if batch:
-                    self._received(current, batch)  # type: ignore[arg-type]  # there is a peer with a batch
+                    self._deliver(current, batch)
                     batch = []
                 current = peer
             size = _GRO_SIZE.unpack_from(ancillary[0][2])[0] if ancillary else len(data)
@@ -112,7 +123,7 @@ class UdpPackets(QuietPort):
             else:
                 batch += [data[at : at + size] for at in range(0, len(data), size)]
         if batch:
-            self._received(current, batch)  # type: ignore[arg-type]
+            self._deliver(current, batch)
 
     def send_packets(self, peer: UdpPeer, packets: Sequence[bytes]) -> None:
         """As :class:`IPacketPort`. What a full socket does not take is lost."""

@@ -292,7 +292,9 @@ class Pool:
             member.worker = self._spawn(member)
         except OSError as problem:
             _log.critical("cannot start a worker: {problem}", problem=problem)
+            self._starts.failed(self._clock.seconds())
             self._later(self._starts.delay)
+            self._starts.wait_longer()
             return None
         member.began = self._clock.seconds()
         self._members.add(member)

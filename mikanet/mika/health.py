@@ -103,6 +103,8 @@ class ServerHealth:
         self._connect_probe = connect_probe
         self._silences = Deadlines(clock, SILENCE_TIME)
         self._silent: dict[Watched, int] = {}
+        self._begun: dict[Watched, float] = {}
+        self._known_at = -1.0
         self._probe: _Probe | None = None
         self._again: IDelayedCall | None = None
         self._wanted_at = clock.seconds()
@@ -121,6 +123,10 @@ class ServerHealth:
         if self.state.trouble is None:
             self.state.usable()
 
+    def look_soon(self) -> None:
+        """Somebody was refused: see to it that the server is asked again, whatever ended the last attempts."""
+        self._ask_again()
+
     def unreachable(self, failure: Failure) -> None:
         """No connection could be made."""
         if not failure.check(CancelledError, error.ConnectingCancelledError):
@@ -130,12 +136,13 @@ class ServerHealth:
     def connected(self, connection: Watched) -> None:
         """A connection is established; from now on it is silent."""
         self._silent[connection] = self._silences.start(partial(self._silence, connection))
+        self._begun[connection] = self._clock.seconds()
         if self._suspect:
             self._ask()
 
     def heard(self, connection: Watched) -> None:
         """It has brought a byte, so the server lets us in."""
-        self._heard_at = self._clock.seconds()
+        self._heard_at = self._known_at = self._clock.seconds()
         self.ended(connection)
 
     def ended(self, connection: Watched) -> None:
@@ -143,6 +150,7 @@ class ServerHealth:
         key = self._silent.pop(connection, None)
         if key is not None:
             self._silences.cancel(key)
+        self._begun.pop(connection, None)
 
     # -- asking
 
@@ -189,6 +197,7 @@ class ServerHealth:
             return
         self._probe = None
         self._suspect = False
+        self._known_at = self._clock.seconds()
         self.state.usable()
         if tell:
             knows = "connected to" if self.profile is Profile.GO else "password and clock are right at"
@@ -214,13 +223,13 @@ class ServerHealth:
         if probe is not self._probe:
             return
         self._probe = None
-        if problem is not None:
-            self.state.hopeless(*describe_failure(problem))
-        else:
-            self.state.hopeless(Reason.FAILURE, _SILENT)
         self._ask_again()
-        # What is silent now stays so: its applications need not wait for the server's own time to be over.
-        for connection in list(self._silent):
+        if problem is not None:
+            self.state.hopeless(*describe_failure(problem))  # what is open may go on: a server that drains does so
+            return
+        self.state.hopeless(Reason.FAILURE, _SILENT)
+        # What has been silent since the server last knew us stays so: nobody need wait for the server's own time.
+        for connection in [each for each, begun in self._begun.items() if begun >= self._known_at]:
             connection.abortConnection()
 
     def _ask_again(self) -> None:
@@ -336,6 +345,7 @@ class CheckedEndpoint:
         health = self._health
         health.wanted()
         if health.state.trouble is not None:
+            health.look_soon()
             failed: Deferred[IProtocol] = Deferred()
             failed.errback(health.state.trouble)
             return failed

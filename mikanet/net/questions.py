@@ -67,6 +67,7 @@ class Question:
         self._numbers = {int.from_bytes(os.urandom(2), "big") & 0xFFFE | at: kind for at, kind in enumerate(_TYPES)}
         self._answers: dict[int, Answer] = {}
         self._failed: set[tuple[int, tuple[str, int]]] = set()
+        self._asked_by_tcp: set[tuple[int, tuple[str, int]]] = set()
         self._tries = 0
         self._flows: dict[tuple[str, int], _Flow] = {}
         self._streams: list[Deferred[Any]] = []
@@ -156,8 +157,10 @@ class Question:
     def _finish(self) -> None:
         answers = [self._answers[kind] for kind in _TYPES if kind in self._answers]
         addresses = tuple(address for answer in answers for address in answer.addresses)
+        # An empty answer has no TTL of its own, and says nothing about the other family's.
+        telling = [answer for answer in answers if answer.addresses] or answers
         self._close()
-        self.done.callback(Answer(addresses[:MAX_ADDRESSES], min(answer.ttl for answer in answers)))
+        self.done.callback(Answer(addresses[:MAX_ADDRESSES], min(answer.ttl for answer in telling)))
 
     def _give_up(self) -> None:
         if self._closed:
@@ -173,6 +176,9 @@ class Question:
     # -- TCP, for answers that do not fit into a datagram
 
     def _over_tcp(self, number: int, kind: int, server: tuple[str, int]) -> None:
+        if (kind, server) in self._asked_by_tcp:
+            return
+        self._asked_by_tcp.add((kind, server))
         flow = _TcpFlow(self, server, dns.build_query(number, self._sections[kind], None))
         self._connections.append(flow)
 

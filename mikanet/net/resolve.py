@@ -16,9 +16,10 @@ from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
+    IDelayedCall,
     IHostnameResolver,
     IHostResolution,
     IReactorTime,
@@ -34,6 +35,7 @@ from mikanet.errors import DestinationError, Reason
 from mikanet.guard.deadlines import Deadlines
 from mikanet.net.names import (
     LOOPBACK,
+    MAX_NAME,
     NameCache,
     ResolverConfig,
     is_localhost,
@@ -46,6 +48,9 @@ from mikanet.net.turns import FairTurns, TurnLimits
 
 #: How long a look-up may take with its wait for a turn, in seconds.
 DEADLINE = 5.0
+
+#: While look-ups wait for a turn, places are looked for so often, in seconds.
+LOOK_AGAIN = 0.5
 
 #: How long answers are kept, in seconds: by their TTL, at most this; and those that say that there is nothing.
 MAX_TTL, NEGATIVE_TTL = 60.0, 5.0
@@ -82,6 +87,8 @@ class NameResolver:
         self._cache = NameCache()
         self._deadlines = Deadlines(clock, DEADLINE)
         self._running: dict[str, _LookUp] = {}
+        self._going = self._again = False
+        self._looking: IDelayedCall | None = None
 
     @property
     def running(self) -> int:
@@ -124,16 +131,33 @@ class NameResolver:
         return waiter
 
     def _go_on(self) -> None:
-        begin, ended = self._turns.next_jobs(self._clock.seconds())
-        for look_up in ended:
-            self._end(look_up, DestinationError(Reason.LIMIT, "too many names are being looked up"))
-        for look_up in begin:
-            if not look_up.ended:
-                self._begin(look_up)
+        """Begin what can begin; a look-up that ends at once comes back here, so this goes round instead of down."""
+        if self._going:
+            self._again = True
+            return
+        self._going = self._again = True
+        try:
+            while self._again:
+                self._again = False
+                begin, ended = self._turns.next_jobs(self._clock.seconds())
+                for look_up in ended:
+                    self._end(look_up, DestinationError(Reason.LIMIT, "too many names are being looked up"))
+                for look_up in begin:
+                    if not look_up.ended:
+                        self._begin(look_up)
+        finally:
+            self._going = False
+        if self._turns.waiting and self._looking is None:
+            # Whoever waits for a place that others may have to give up once they are old enough.
+            self._looking = self._clock.callLater(LOOK_AGAIN, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looking = None
+        self._go_on()
 
     def _begin(self, look_up: _LookUp) -> None:
         self._running.setdefault(look_up.name, look_up)
-        look_up.asking = asking = self._source.look_up(look_up.name)
+        look_up.asking = asking = maybeDeferred(self._source.look_up, look_up.name)
         asking.addCallbacks(lambda answer: self._answered(look_up, answer), lambda why: self._failed(look_up, why))
 
     def _answered(self, look_up: _LookUp, answer: Answer) -> None:
@@ -174,6 +198,9 @@ class NameResolver:
         look_up.ended = True
         self._deadlines.cancel(look_up.deadline)
         self._turns.leave(look_up)
+        if not self._turns.waiting and self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
         if self._running.get(look_up.name) is look_up:
             del self._running[look_up.name]
         if look_up.asking is not None:
@@ -255,7 +282,8 @@ class NameServers(Source):
     def look_up(self, name: str) -> Deferred[Answer]:
         """See :meth:`Source.look_up`."""
         config = self._config.read()
-        names = [name] if "." in name else [*(f"{name}.{domain}" for domain in config.search), name]
+        found = [f"{name}.{domain}" for domain in config.search if len(name) + len(domain) < MAX_NAME]
+        names = [name] if "." in name else [*found, name]
         return self._ask(names, [(server, self._port) for server in config.servers])
 
     def _ask(self, names: Sequence[str], servers: Sequence[tuple[str, int]]) -> Deferred[Answer]:

@@ -142,7 +142,8 @@ class Connection:
         return waiting
 
     def _waiting_cancelled(self, waiting: Deferred[LiveSession]) -> None:
-        self._waiting.remove(waiting)
+        if waiting in self._waiting:  # else the list is just being worked off
+            self._waiting.remove(waiting)
 
     def ping(self) -> Deferred[Dialect | None]:
         """Ask the live session's server; fires with the dialect of its answer, or never."""

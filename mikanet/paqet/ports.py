@@ -17,7 +17,6 @@ from zope.interface import Interface, implementer
 
 from mikanet.address import Address, IPAddress
 from mikanet.counters import Counters
-from mikanet.errors import ConfigError
 from mikanet.kcp.udp import UdpPackets
 from mikanet.net.resolve import resolve_first
 from mikanet.rawpackets.port import RawTcpPort
@@ -210,8 +209,8 @@ class RawClientPort:
         return before.only != now.only or _sources(before) != _sources(now)
 
     def _not_found(self, failure: Failure) -> bool:
-        failure.trap(ConfigError)
-        text = str(failure.value)
+        # Whatever it is, as links come and go between two questions to the kernel: the next look may find it.
+        text = str(failure.value) or type(failure.value).__name__
         if text != self._said:
             self._said = text
             _log.warn("the way to the server {name} is not known now: {text}", name=str(self._server), text=text)

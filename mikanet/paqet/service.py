@@ -155,7 +155,7 @@ class PaqetServer(DrainingService):
                 _log.info("paqet server now on {interface}, {ours}", interface=now.interface, ours=ours)
 
         def not_found(failure: Failure) -> None:
-            failure.trap(ConfigError)
+            # Whatever it is, as links come and go between two questions to the kernel: the next change is looked at again.
             _log.warn("the network has changed: {problem}", problem=str(failure.value))
 
         looking.addCallback(found).addErrback(not_found)

@@ -320,6 +320,8 @@ class PickaxeClient:
             self._vain = 0.0
             if self._doubtful:
                 self._usable()
+            if self.link is not None and self._logins:
+                self._logins.over()  # begun in case the server had forgotten the session, which has just answered
         if slot is self._current:
             if not fresh:
                 return

@@ -147,7 +147,7 @@ class PickaxeServer:
         messages = session.receive(packet, path, now)
         if not session.proven:
             self.count("refused.packet")
-            if carrier.shakes_hands:
+            if carrier.shakes_hands and pending.slots:  # else we have made its secret up, as too many have asked
                 self.failures.note(carrier.host)
             return
         self._desk.proved(pending)

@@ -27,6 +27,9 @@ _KNOWN = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
 #: Those of them that the kernel learned and may have to learn anew: reachable, stale, delay, probe.
 _DYNAMIC = 0x02 | 0x04 | 0x08 | 0x10
 _DISCARD_PORT = 9
+#: So long a neighbour is not forgotten again, in seconds; and when each was.
+_FORGET_AGAIN = 30.0
+_forgotten: dict[tuple[IPv4Address | IPv6Address, int], float] = {}
 #: Interface, source and gateway.
 _Way = tuple[int, IPv4Address | IPv6Address, IPv4Address | IPv6Address | None]
 
@@ -171,6 +174,10 @@ def _forget_neighbour(netlink: Any, address: IPv4Address | IPv6Address, index: i
     packets, which it does not see, never make it doubt. Without the right to, the old answer has to do."""
     from pyroute2.netlink.exceptions import NetlinkError
 
+    now = time.monotonic()
+    if now - _forgotten.get((address, index), -_FORGET_AGAIN) < _FORGET_AGAIN:
+        return  # others of this machine use the same neighbour
+    _forgotten[address, index] = now
     with contextlib.suppress(NetlinkError):
         for message in netlink.get_neighbours(family=_FAMILY[address.version], ifindex=index):
             if message.get_attr("NDA_DST") == str(address) and message["state"] & _DYNAMIC:

@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,10 @@ def readable_dirs() -> list[Path]:
 
 
 def _is_of_its_user(folder: Path) -> bool:
-    status = os.lstat(folder)
+    try:
+        status = os.lstat(folder)
+    except OSError:
+        return False
     return stat.S_ISDIR(status.st_mode) and str(status.st_uid) == folder.name.removeprefix(_DROPPED.name)
 
 
@@ -176,18 +180,39 @@ def read_all(folder: Path) -> Iterator[Mapping[str, Any]]:
         try:
             if not stat.S_ISSOCK(path.stat().st_mode):
                 continue
-            yield json.loads(_read(path))
+            found = json.loads(_read(path))
+            if _is_sound(found):
+                yield found
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
+            if folder == runtime_dir():  # in other users' folders a path may lead elsewhere by now
+                path.unlink(missing_ok=True)
         except (OSError, ValueError) as problem:
             _log.debug("{path}: {problem}", path=str(path), problem=str(problem))
 
 
+def _is_sound(found: object) -> bool:
+    """Whether an answer has the form of ours: root reads those of other users, who may say anything."""
+    if not isinstance(found, dict) or not isinstance(found.get("service"), str) or type(found.get("pid")) is not int:
+        return False
+    counters = found.get("counters")
+    numbers = [found.get(name, 0) for name in ("uptime", "connections", "bytes_up", "bytes_down")]
+    return (
+        isinstance(counters, dict)
+        and all(isinstance(name, str) and type(count) is int for name, count in counters.items())
+        and all(type(number) is int for number in numbers)
+    )
+
+
 def _read(path: Path) -> bytes:
+    until = time.monotonic() + PATIENCE
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(PATIENCE)
         connection.connect(str(path))
         answer = bytearray()
-        while len(answer) < MAX_ANSWER and (data := connection.recv(65536)):
+        while len(answer) < MAX_ANSWER and (left := until - time.monotonic()) > 0:
+            connection.settimeout(left)
+            data = connection.recv(65536)
+            if not data:
+                break
             answer += data
         return bytes(answer)

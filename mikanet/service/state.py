@@ -55,8 +55,6 @@ class StateFolder:
         readable = re.sub(r"[^A-Za-z0-9]+", "-", server).strip("-")[:40]
         digest = hashlib.sha256(server.encode()).hexdigest()[:8]
         self.path = base / f"{readable}-{digest}"
-        #: Whether this server has never run here before.
-        self.is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._check_owner()
@@ -126,7 +124,10 @@ class StateFolder:
         journal = ReplayJournal(path, boot or Boot.of_this_machine(now))
         try:
             stored = journal.load()
-            floor = _floor(stored, journal.boot, now, self.is_new)
+            # The mark tells a journal that was lost from one that there never was.
+            mark = path.with_suffix(".known")
+            is_new = not mark.exists() and not path.exists()
+            floor = _floor(stored, journal.boot, now, is_new)
             if floor >= now:
                 _log.warn(
                     "{path} is missing or damaged: clients are refused for {time:.0f} s, so that nothing can be replayed",
@@ -136,6 +137,8 @@ class StateFolder:
             replays = ReplaySet(journal.append, floor=floor)
             replays.restore(stored.entries)
             journal.attach(replays, now)
+            if not mark.exists():
+                write_private_file(mark, b"")
         except OSError as error:
             raise ConfigError(f"cannot use {path}: {error.strerror or error}") from None
         return replays, journal

@@ -19,7 +19,7 @@ class Window:
     :ivar limit: bytes that may come, counted from the stream's beginning; it never falls.
     """
 
-    __slots__ = ("announced", "consumed", "limit", "received", "size", "unreported")
+    __slots__ = ("announced", "consumed", "limit", "over", "received", "size", "unreported")
 
     def __init__(self) -> None:
         self.consumed = 0
@@ -28,6 +28,7 @@ class Window:
         self.announced = 0  # as limit, but as far as we have agreed to it
         self.size = 0  # the last window that was told, or meant; 0 before the first
         self.unreported = 0
+        self.over = False  # nothing more will come
 
     @property
     def committed(self) -> int:
@@ -61,6 +62,8 @@ class WindowBank:
         before = self._beyond(window)
         window.consumed += count
         self._extra += self._beyond(window) - before
+        if window.over:
+            return None
         window.unreported += count
         if window.size and window.unreported < window.size // 2:
             return None
@@ -76,6 +79,7 @@ class WindowBank:
     def ended(self, window: Window) -> None:
         """Nothing more will come: only what has come and is not read counts."""
         before = self._beyond(window)
+        window.over = True
         window.announced = min(window.announced, window.received)
         self._extra += self._beyond(window) - before
 

@@ -103,6 +103,26 @@ class UpstreamTests(HttpTestCase):
                     self.assertTrue(client.half_closed)
                 client.deliver_end()
 
+    def test_odd_heads_for_clients_that_close(self) -> None:
+        """A radio player that asks with Connection: close, by HTTP/1.0, or has said all it has to, hears it too."""
+        close = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        for request, ends in ((close, False), (GET.replace(b"HTTP/1.1", b"HTTP/1.0"), False), (GET, True)):
+            client, far = self.begin(request)
+            if ends:
+                client.deliver_end()
+            far.deliver(b"ICY 200 OK\r\n\r\nmusic")
+            self.assertTrue(client.read().endswith(b"\r\n\r\nmusic"), request)
+
+    def test_bytes_behind_a_response(self) -> None:
+        """What nobody has asked for is never the answer to a request that follows in the pipeline."""
+        client, far = self.begin(GET.replace(b"GET", b"HEAD") + GET)
+        far.deliver(b"HTTP/1.1 200 OK\r\nContent-Length: 44\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL")
+        second = self.tunnel.dialled[-1].accept()
+        second.deliver(OK)
+        got = client.read()
+        self.assertNotIn(b"EVIL", got)
+        self.assertTrue(got.endswith(b"hello"), got)
+
     def test_long_head(self) -> None:
         """A head without an end is answered 502."""
         client, far = self.begin()

@@ -71,6 +71,21 @@ class LookUpTests(TestCase):
         self.assertNotIn("here.example.", self.server.asked)
 
     @inlineCallbacks
+    def test_one_family(self) -> Any:
+        """That a name has no address of one family takes nothing from how long those of the other are kept."""
+        for _ in range(3):
+            found = yield self.look_up("only.example")
+            self.assertEqual(found, ["192.0.2.1"])
+        self.assertEqual(self.server.asked.count("only.example."), 2)
+
+    @inlineCallbacks
+    def test_truncated_again_and_again(self) -> Any:
+        """However often a server says that an answer is too long, it is asked by TCP once for each family."""
+        found = yield self.look_up("many.example")
+        self.assertEqual(len(found), 2)
+        self.assertLessEqual(self.server.asked.count("many.example."), 4)
+
+    @inlineCallbacks
     def test_search(self) -> Any:
         """A name without a dot is looked for in the search domains first, one with a dot never."""
         yield self.look_up("printer")

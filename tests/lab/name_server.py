@@ -81,6 +81,11 @@ class NameServer:
             return [dns.Message(message.ident, flags | dns.NXDOMAIN, [question]).encode()]
         if label == "broken":
             return [dns.Message(message.ident, flags | dns.SERVFAIL, [question]).encode()]
+        if label == "many" and not over_tcp:
+            return [dns.Message(message.ident, flags | dns.TC, [question]).encode()] * 50
+        if label == "only":
+            records = [dns.Record(question.name, question.type, address, 30)] if question.type == dns.A else []
+            return [dns.Message(message.ident, flags, [question], records).encode()]
         if label == "long" and not over_tcp:
             return [dns.Message(message.ident, flags | dns.TC, [question]).encode()]
         if label == "forged":

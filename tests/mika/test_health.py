@@ -247,6 +247,34 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual(len(self.said), 2)
         self.assertIn("no way", self.said[0])
 
+    def test_an_outage_in_which_connections_hang(self) -> None:
+        """After a good start: doors refuse from the third second on, we ask, and all is well again when the server is."""
+        self.tunnel.health.start()
+        self.server.transports[0].lose(LOST)
+        self.server.black = True
+        waiting = self.connect()
+        self.clock.advance(3)
+        self.failureResultOf(waiting, ServerError)
+        self.server.black = False
+        self.failureResultOf(self.connect(), ServerError)
+        self.clock.advance(5)
+        self.server.transports[-1].lose(LOST)
+        self.successResultOf(self.connect())
+        self.assertIn("can be used again", self.said[-1])
+
+    def test_a_draining_server(self) -> None:
+        """A server that takes nobody new and lets what is open end: an upload without an answer so far goes on."""
+        upper = self.successResultOf(self.connect())
+        self.clock.advance(5)
+        self.server.transports[1].lose(LOST)
+        self.server.failing = TwistedRefused()
+        self.failureResultOf(self.connect(), ServerError)
+        for _ in range(6):
+            self.clock.advance(5)
+        self.assertIsNotNone(self.tunnel.health.state.trouble)
+        self.assertFalse(self.server.transports[0].aborted)
+        self.assertEqual(upper.lost, [])
+
     def test_start_and_stop(self) -> None:
         """A program asks when it starts; when it stops nothing is left."""
         for outcome in ("lets us in", "silent", "black"):

@@ -204,6 +204,41 @@ class ResolverTests(SynchronousTestCase):
         self.failureResultOf(names.resolve("bad.example"), DestinationError)
         self.assertEqual((names.running, self.clock.getDelayedCalls()), (0, []))
 
+    def test_failing_at_once(self) -> None:
+        """Hundreds of look-ups that wait and then fail as they begin all come to their end, without a deep stack."""
+
+        class Down(Source):
+            up = True
+
+            def look_up(self, name: str) -> Deferred[Answer]:
+                if self.up:
+                    return Deferred()
+                raise OSError("no way there")
+
+        source = Down()
+        names = NameResolver(self.clock, source)
+        looking = [names.resolve(f"n{number}.example", "a") for number in range(264)]
+        source.up = False
+        looking[0].addErrback(lambda _: None).cancel()
+        for each in looking[8:]:
+            self.failureResultOf(each, DestinationError)
+        for each in looking[1:8]:
+            each.addErrback(lambda _: None).cancel()
+        self.assertEqual((names.running, self.clock.getDelayedCalls()), (0, []))
+
+    def test_a_newcomer_among_silent_names(self) -> None:
+        """Who comes before the others are old enough to make room is looked up when they are."""
+        for user in range(8):
+            for number in range(8):
+                self.names.resolve(f"u{user}-{number}.example", user).addErrback(lambda _: None)
+        self.clock.advance(0.5)
+        newcomer = self.names.resolve("newcomer.example", "newcomer")
+        self.assertNotIn("newcomer.example", self.servers.open)
+        for _ in range(2):
+            self.clock.advance(0.5)
+        self.servers.answer("newcomer.example", "192.0.2.1")
+        self.assertEqual(self.successResultOf(newcomer), ips("192.0.2.1"))
+
 
 class HostnameResolverTests(SynchronousTestCase):
     """For Twisted's endpoints."""

@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from mikanet.cli.main import main
 from mikanet.cli.status import format_bytes, format_time, table
 from mikanet.counters import Counters
-from mikanet.service.counters_socket import CountersService, read_all, runtime_dir
+from mikanet.service.counters_socket import CountersService, _is_sound, read_all, runtime_dir
 
 
 class SocketTests(TestCase):
@@ -87,6 +87,9 @@ class ReadTests(SynchronousTestCase):
             dead.bind(str(folder / "mika-server-1.sock"))
         (folder / "file.sock").write_text("")
         self.assertEqual(list(read_all(folder)), [])
+        self.assertEqual(len(list(folder.iterdir())), 2)  # a folder of somebody else's is left as it is
+        self.patch(os, "environ", {**os.environ, "RUNTIME_DIRECTORY": str(folder)})
+        self.assertEqual(list(read_all(folder)), [])
         self.assertEqual([path.name for path in folder.iterdir()], ["file.sock"])
         self.assertEqual(list(read_all(folder / "none")), [])
 
@@ -112,6 +115,22 @@ class ReadTests(SynchronousTestCase):
         """A block for each service, counters in order."""
         lines = table([{"service": "mika-client", "pid": 7, "counters": {"b.long": 1234567, "a": 2}}])
         self.assertEqual(lines, ["mika-client (process 7)", "  a                  2", "  b.long     1,234,567"])
+
+    def test_what_others_may_say(self) -> None:
+        """Anything that is not of the form of ours is skipped: root reads the sockets of others."""
+        good = {"service": "x", "pid": 1, "counters": {"a": 1}, "uptime": 5}
+        self.assertTrue(_is_sound(good))
+        for change in (
+            {"uptime": "x"},
+            {"counters": []},
+            {"counters": {"a": "b"}},
+            {"pid": "1"},
+            {"service": 7},
+            {"bytes_up": 1.5},
+        ):
+            self.assertFalse(_is_sound({**good, **change}), change)
+        for found in ([], None, 7, "text"):
+            self.assertFalse(_is_sound(found))
 
     def test_summary(self) -> None:
         """How long it runs, how many connections there are, what was carried; hostile text is made harmless."""

@@ -42,6 +42,7 @@ class Pipe:
         self._buffer = bytearray()
         self._answers: list[bytes] = []
         self._owner = os.getpid()
+        self._closed = False
 
     def keep_to_ourselves(self) -> None:
         """Neither programs that are started from here nor forks get the channel."""
@@ -52,6 +53,9 @@ class Pipe:
     def _close(self) -> None:
         """In a child: what it says is nobody's answer."""
         self._answers.clear()
+        if self._closed:
+            return  # a child's child, in which these numbers may be files of the script's own
+        self._closed = True
         for descriptor in (IN, OUT):
             os.close(descriptor)
 
