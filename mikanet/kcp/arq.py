@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from mikanet.kcp.congestion import CongestionWindow
-from mikanet.kcp.pathmtu import STUCK_AFTER, PathMtu
+from mikanet.kcp.pathmtu import STUCK_AFTER, UNANSWERED, PathMtu
 from mikanet.kcp.rtt import RttEstimator
 from mikanet.kcp.segment import (
     ACK,
@@ -63,7 +63,11 @@ class Due(enum.IntEnum):
 
 @dataclass(slots=True, eq=False)
 class _Sent:
-    """A segment in flight. ``index`` counts segments from the session's start and does not wrap."""
+    """A segment in flight. ``index`` counts segments from the session's start and does not wrap.
+
+    ``unanswered`` counts transmissions after which the peer was heard and this was not acknowledged; ``heard`` is how much
+    had been heard at the last one.
+    """
 
     index: int
     sn: int
@@ -76,6 +80,8 @@ class _Sent:
     xmit: int = 0
     acked: bool = False
     counted: bool = False
+    heard: int = 0
+    unanswered: int = 0
 
 
 class Arq:
@@ -99,6 +105,7 @@ class Arq:
         "_congestion",
         "_frontier",
         "_gaps",
+        "_heard",
         "_in_flight",
         "_large_arrived",
         "_last_flush",
@@ -141,6 +148,7 @@ class Arq:
         self.path = PathMtu(settings.base_mtu, settings.mtu) if 0 < settings.base_mtu < settings.mtu else None
         self._mtu = settings.mtu if self.path is None else self.path.size
         self._probe: tuple[_Sent, int] | None = None  # the segment of a datagram that was filled up, and its size
+        self._heard = 0  # datagrams from the peer
         self._large_arrived = -1  # index of the highest segment that needed more than the least size
         self._ts_offset = ts_offset
         self.dead = False
@@ -259,6 +267,7 @@ class Arq:
         at, end = 0, len(datagram)
         if end < HEADER_LENGTH:
             raise SegmentError("shorter than a segment")
+        self._heard += 1
         una_before = self._snd_una
         acked_ts = -1
         resend_due = False
@@ -406,12 +415,16 @@ class Arq:
 
     @property
     def stuck(self) -> bool:
-        """The path carries the first segment's size no more: it was sent often, and smaller ones arrive, and no large one."""
+        """The path carries the first segment's size no more: it was sent often, and smaller ones arrive, and no large one.
+
+        That is not so while nothing at all comes from the peer: then the path carries nothing, and may be back any time.
+        """
         if self.path is None or not self._in_flight:
             return False
         first = self._in_flight[0]
         return (
             first.xmit >= STUCK_AFTER
+            and first.unanswered >= UNANSWERED
             and len(first.data) + HEADER_LENGTH > self.path.base
             and first.index < self._frontier
             and self._large_arrived < first.index
@@ -618,6 +631,9 @@ class Arq:
                 segment.resend_at = now + rto
             if segment.resend_at < nearest:
                 nearest = segment.resend_at
+            if segment.xmit and segment.heard != self._heard:
+                segment.unanswered += 1
+            segment.heard = self._heard
             segment.xmit += 1
             if segment.xmit >= DEAD_LINK:
                 self.dead = True

@@ -19,6 +19,8 @@ NEAR = 16
 #: Transmissions of a large segment that stayed without an answer, while smaller ones pass, after which the path carries its size
 #: no more (our choice).
 STUCK_AFTER = 6
+#: After so many of them the peer has to have been heard, or else it is the whole path that is away (our choice).
+UNANSWERED = 2
 
 
 class PathMtu:
