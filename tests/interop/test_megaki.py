@@ -20,7 +20,7 @@ from twisted.internet import defer
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectingCancelledError, ConnectionLost
 from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
@@ -618,7 +618,9 @@ class TroubleTests(MegakiTestCase):
         jobs = [Deferred.fromCoroutine(noisy()) for _ in range(120)]
         for job in jobs:
             job.addErrback(
-                lambda failure: failure.trap(CancelledError, SessionLostError, TimedOutError, ConnectionLost)
+                lambda failure: failure.trap(
+                    CancelledError, SessionLostError, TimedOutError, ConnectionLost, ConnectingCancelledError
+                )
             )
         await self.wait(3)
         honest = self.client("127.0.1.1")

@@ -372,6 +372,14 @@ def _megaki_client() -> list[bytes]:
     return [sent, packets(HANDSHAKE)[0]]
 
 
+def _said(*kinds: str) -> bytes:
+    """What a shell says: types of answers, each with the number of request 1; one that has content says hello."""
+    content = struct.pack("=I", 5) + b"hello"
+    return b"".join(
+        kind.encode("latin-1") + struct.pack("=Q", 1) + (content if kind == "\x84" else b"") for kind in kinds
+    )
+
+
 def _megaki_worker(pieces: Sequence[bytes]) -> Any:
     """A worker's answers to one exchange."""
     exchange = Exchange(1, bytes(32), b"request", at_once=True)
@@ -496,7 +504,11 @@ CODECS: dict[str, Codec] = {
             _handshake(_connect_client, "reply"),
         ),
         Codec("megaki-server", _megaki_client, _megaki_server),
-        Codec("megaki-worker", lambda: [b"\1\4\5\0\0\0hello\3", b"\1\5\3", b"\2\5\3"], _megaki_worker),
+        Codec(
+            "megaki-worker",
+            lambda: [_said("\x81", "\x84", "\x83"), _said("\x81", "\x85", "\x83"), _said("\x82", "\x85", "\x83")],
+            _megaki_worker,
+        ),
         Codec("obfs-http-server", lambda: [_OBFUSCATED], _filtering(lambda up: ObfsHttpServer(up, lambda: 0.0))),
         Codec("base32", lambda: [b"cpnmuoj1e8"], _whole(decode_base32), stream=False),
         Codec("dns-message", _dns_messages, _whole(dns.Message.decode), stream=False),
