@@ -1,6 +1,6 @@
 """The lab's figures of Mika in short: the same checks as ``python -m tests.lab mika``, with smaller numbers.
 
-``MIKANET_SOAK_SECONDS`` sets the length of the soak: 20 if it is not set, 300 in continuous integration.
+``MIKANET_SOAK_SECONDS`` sets the length of the soak: 20 if it is not set, 120 in continuous integration.
 """
 
 from __future__ import annotations
